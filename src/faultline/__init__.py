@@ -1,0 +1,3 @@
+"""Faultline: learn distributed systems by running, breaking and fixing a real shop."""
+
+__all__: list[str] = []

@@ -1,0 +1,59 @@
+"""`./lab VERB`: finds the verb, runs it, turns errors into a sentence and an exit code."""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Protocol, cast
+
+from faultline.cli.errors import CliError
+
+VERBS: dict[str, str] = {
+    "up": "start the lab and show what is next; Ctrl-C stops it",
+}
+
+
+class Verb(Protocol):
+    """One file in this folder."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's arguments."""
+
+    def run(self, args: argparse.Namespace, root: Path) -> int:
+        """Do it, for the clone at `root`; return the exit code (0 passed, 1 failed, 2 environment, 3 unknown)."""
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {does}" for name, does in VERBS.items()]
+    return "\n".join(["usage: ./lab VERB [options]      ./lab VERB --help tells more", "", *lines])
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0
+    name, *rest = arguments
+    if name not in VERBS:
+        print(f"lab: there is no verb {name!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    verb = cast(Verb, importlib.import_module(f"faultline.cli.{name}"))
+    parser = argparse.ArgumentParser(prog=f"./lab {name}", description=VERBS[name])
+    verb.configure(parser)
+    root = Path(os.environ.get("LAB_ROOT", Path.cwd()))
+    try:
+        return verb.run(parser.parse_args(rest), root)
+    except CliError as error:
+        print(f"lab {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `lab roadmap | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
