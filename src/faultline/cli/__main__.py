@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
         print(f"lab {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        print(f"\nlab {name}: stopped by Ctrl-C, nothing is left running", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `lab roadmap | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
