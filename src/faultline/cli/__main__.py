@@ -8,9 +8,30 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from faultline.cli.errors import CliError
+from faultline.components.errors import ComponentError
+from faultline.engine.errors import EngineError, RunnerDied
 
 VERBS: dict[str, str] = {
     "up": "start the lab and show what is next; Ctrl-C stops it",
+    "roadmap": "the tracker and the learning path, by what you have passed",
+    "next": "the next module and the one command to type",
+    "start": "copy a module's starter to your workspace",
+    "read": "a module's lesson, in the terminal",
+    "run": "a module's example, on real servers",
+    "check": "grade your solution under faults",
+    "watch": "grade it on every save",
+    "hint": "the next hint, from nudge to near-answer",
+    "solution": "the reference; asks first while you have not passed",
+    "reset": "start a module over; keeps what you had beside it",
+    "progress": "export or import what you have passed",
+    "status": "what runs now",
+    "logs": "the log of a component",
+    "down": "stop the lab",
+    "doctor": "what this machine can and cannot run, and why",
+    "clean": "what was fetched and built, with sizes; removes what you name",
+    "verify": "for authors: the proof of a module's grader",
+    "bench": "for authors: our patterns beside popular libraries",
+    "test": "for authors: all that CI runs",
 }
 
 
@@ -45,9 +66,9 @@ def main(arguments: list[str]) -> int:
     root = Path(os.environ.get("LAB_ROOT", Path.cwd()))
     try:
         return verb.run(parser.parse_args(rest), root)
-    except CliError as error:
+    except (CliError, ComponentError, EngineError) as error:
         print(f"lab {name}: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, RunnerDied) else 2
     except KeyboardInterrupt:
         print(f"\nlab {name}: stopped by Ctrl-C, nothing is left running", file=sys.stderr)
         return 2

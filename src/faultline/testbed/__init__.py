@@ -1,1 +1,64 @@
-"""TODO"""
+"""What a check stands on: servers and faults, processes of the learner's code, histories and checkers.
+
+A check in `sandbox/*/checks.py` takes a `Testbed` and imports from here only.
+"""
+
+from faultline.components.faults import (
+    Bandwidth,
+    BlackHole,
+    Cut,
+    Direction,
+    Latency,
+    PartialWrites,
+    Refuse,
+    Reset,
+    SlowDrip,
+)
+from faultline.testbed.checkers import (
+    Held,
+    any_window_rate,
+    conservation,
+    mutual_exclusion,
+    strictly_increasing,
+)
+from faultline.testbed.errors import Broken, BudgetMissed, CannotRun, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.history import Entry, History, Note, Operation, Outcome
+from faultline.testbed.process import LearnerProcess, Remote
+from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.testbed import Testbed
+from faultline.testbed.timeline import timeline
+
+__all__ = [
+    "Bandwidth",
+    "BlackHole",
+    "Broken",
+    "BudgetMissed",
+    "CannotRun",
+    "Cut",
+    "Direction",
+    "Entry",
+    "Held",
+    "History",
+    "Latency",
+    "LearnerProcess",
+    "Note",
+    "Operation",
+    "Outcome",
+    "PartialWrites",
+    "ProcessDied",
+    "ProxiedRedis",
+    "Raised",
+    "RedisServer",
+    "Refuse",
+    "Remote",
+    "Reset",
+    "SlowDrip",
+    "Testbed",
+    "TestbedError",
+    "Vacuous",
+    "any_window_rate",
+    "conservation",
+    "mutual_exclusion",
+    "strictly_increasing",
+    "timeline",
+]

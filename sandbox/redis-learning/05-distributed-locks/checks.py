@@ -1,0 +1,424 @@
+"""The grader of redis/05: what a distributed lock promises, under the faults that break the promise."""
+
+import asyncio
+
+from faultline.testbed import (
+    Broken,
+    Direction,
+    Held,
+    Latency,
+    LearnerProcess,
+    ProxiedRedis,
+    RedisServer,
+    Remote,
+    Testbed,
+    Vacuous,
+    mutual_exclusion,
+    strictly_increasing,
+)
+
+SALE = "flash-sale"
+At = RedisServer | ProxiedRedis
+
+
+async def lock(till: LearnerProcess, *servers: At, ttl: float, name: str = SALE, patient: bool = False) -> Remote:
+    """The learner's lock in that process; `patient` clients wait 5 s for an answer instead of 0.25 s."""
+    clients = [server.at(socket_timeout=5.0) if patient else server.at() for server in servers]
+    return await till.new("DistributedLock", clients, name, ttl=ttl)
+
+
+async def refused(testbed: Testbed, other: Remote, when: str) -> None:
+    """The lock is held: whoever asks once does not get it."""
+    try:
+        with testbed.raises("LockUnavailable"):
+            await other.acquire(timeout=0)
+    except Broken as error:
+        raise Broken(f"{when}: {error}", error.witness) from error
+
+
+# -- the contract ------------------------------------------------------------------------------------------------
+
+
+async def test_grants_and_releases(testbed: Testbed) -> None:
+    """A free lock is granted at once, with a token and a time, to one holder, and is free again after release.
+
+    Look: the docstrings of `Lease` and `DistributedLock.acquire` in the starter.
+    """
+    redis = await testbed.redis()
+    here, there = await testbed.processes(2, "till")
+    mine = await lock(here, redis, ttl=5.0)
+    yours = await lock(there, redis, ttl=5.0)
+
+    lease = await mine.acquire(timeout=1.0)
+    assert type(lease.token) is int, f"the token is {lease.token!r}, not an int"
+    assert 0 < lease.valid_for <= 5.0, f"a fresh lease of 5 s says it is valid for {lease.valid_for!r} s"
+    await refused(testbed, yours, "till-1 holds the lock")
+    another_sale = await lock(there, redis, ttl=5.0, name="another-sale")
+    assert await (await another_sale.acquire(timeout=0)).release() is True, "a lock of another name is not free"
+
+    first, second = await lease.release(), await lease.release()
+    assert (first, second) == (True, False), f"release said {first}, then {second}; promised were True, then False"
+    assert await lease.fetch("valid_for") == 0, "a released lease still says that it is valid"
+
+    block = await yours.acquire(timeout=0)
+    assert (await block.__aenter__()).token == block.token, "`async with lease` does not give the lease"
+    await refused(testbed, mine, "till-2 is inside `async with`")
+    assert not await block.__aexit__(None, None, None), "__aexit__ must not swallow the block's exception"
+    await (await mine.acquire(timeout=0)).release()
+
+
+async def test_refuses_bad_arguments(testbed: Testbed) -> None:
+    """What cannot be promised is refused at once: no client, an even number, no time, no name.
+
+    Two servers tolerate no failure that one would not, and can split one to one.
+
+    Look: the docstring of `DistributedLock.__init__` in the starter.
+    """
+    till = await testbed.process("till-1")
+    at = (await testbed.redis()).at()
+
+    cases = {
+        "no client": ([], SALE, 1.0),
+        "2 clients": ([at, at], SALE, 1.0),
+        "4 clients": ([at, at, at, at], SALE, 1.0),
+        "a ttl of 0": ([at], SALE, 0.0),
+        "a ttl below a millisecond": ([at], SALE, 0.0004),
+        "an empty name": ([at], "", 1.0),
+    }
+    for what, (clients, name, ttl) in cases.items():
+        try:
+            with testbed.raises("ValueError"):
+                await till.new("DistributedLock", clients, name, ttl=ttl)
+        except Broken as error:
+            raise Broken(f"{what}: {error}") from error
+    await till.new("DistributedLock", [at] * 5, SALE, ttl=0.001)
+
+
+# -- safety ------------------------------------------------------------------------------------------------------
+
+
+async def test_one_holder_at_a_time(testbed: Testbed) -> None:
+    """Of 100 contenders in 4 processes, one at a time holds the lock, and all get their turn.
+
+    Look: the step between seeing that the lock is free and taking it.
+    """
+    redis = await testbed.redis()
+    tills = await testbed.processes(4, "till")
+    locks = [await lock(till, redis, ttl=10.0) for till in tills for _ in range(25)]
+    held: list[Held] = []
+    sold: list[int] = []
+
+    async def sell(contender: Remote) -> None:
+        lease = await contender.acquire(timeout=8.0)
+        got = lease.operation
+        sold.append(await redis.truth.rpush("sold", lease.token))
+        asked = testbed.history.now()
+        held.append(Held(contender.process.name, got.end, asked, (got,)))
+        await lease.release()
+
+    async with asyncio.TaskGroup() as sale:
+        for contender in locks:
+            sale.create_task(sell(contender))
+
+    mutual_exclusion(held, at_least=100)
+    acquired = testbed.history.operations("acquire")
+    by_time = sorted(acquired, key=lambda operation: operation.end or 0.0)
+    tokens = [int(token) for token in await redis.truth.lrange("sold", 0, -1)]
+    strictly_increasing(list(zip(tokens, by_time, strict=True)), what="token")
+
+
+async def test_late_holder_is_visible(testbed: Testbed) -> None:
+    """A holder that comes late has a smaller token than its successor, knows that it lost, and harms nobody.
+
+    A lock with a timeout protects nothing by itself: a process can stop for longer than its lease at any line. The
+    resource must be able to refuse it.
+
+    Look: "Fencing" in the lesson; `Lease.token`, `extend` and `release` in the starter.
+    """
+    redis = await testbed.redis()
+    early, late, third = await testbed.processes(3, "till")
+    early_lock = await lock(early, redis, ttl=0.3)
+    late_lock, third_lock = await lock(late, redis, ttl=30.0), await lock(third, redis, ttl=30.0)
+    first = await early_lock.acquire(timeout=1.0)
+
+    async with testbed.paused(early):
+        second = await late_lock.acquire(timeout=3.0)
+    assert second.token > first.token, f"token {second.token} after {first.token}"
+
+    assert await first.fetch("valid_for") == 0, "the lease ran out while its holder stood still, and says it is valid"
+    with testbed.raises("LockLost"):
+        await first.extend()
+    assert await first.release() is False, "a late release said that the lock had still been its own"
+    await refused(testbed, third_lock, "till-2 holds the lock, and till-1 came late")
+    assert await second.release() is True, "till-2 lost its lock to the late till-1"
+
+    patient_lock = await lock(early, redis, ttl=30.0)
+    again = await patient_lock.acquire(timeout=1.0)
+    assert await first.release() is False, "a late release took the new lease of its own process for its own"
+    await refused(testbed, third_lock, "till-1 holds the lock again, and its first lease was released late")
+    await again.release()
+
+
+async def test_tokens_grow(testbed: Testbed) -> None:
+    """Every token is larger than all before it: after a release, an expiry, a long idle time and a crash.
+
+    The wall clocks of the two tills are four minutes apart, the server is killed with -9 and started again.
+
+    Look: where the token comes from, and what could make that forget or go back.
+    """
+    redis = await testbed.redis(durable=True)
+    ahead = await testbed.process("till-1", clock_offset=120.0)
+    behind = await testbed.process("till-2", clock_offset=-120.0)
+    first, second = await lock(ahead, redis, ttl=0.2), await lock(behind, redis, ttl=0.2)
+    leases: list[Remote] = []
+
+    async def turn(whose: Remote) -> Remote:
+        leases.append(await whose.acquire(timeout=3.0))
+        return leases[-1]
+
+    for whose in (first, second, first, second):
+        await (await turn(whose)).release()
+    await turn(second)  # not released: it expires
+    await (await turn(first)).release()
+    await forget_what_expires(testbed, redis)
+    await (await turn(second)).release()
+    await redis.kill()
+    await redis.restart()
+    await (await turn(second)).release()
+    await (await turn(first)).release()
+
+    strictly_increasing([(lease.token, lease.operation) for lease in leases], what="token")
+
+
+async def forget_what_expires(testbed: Testbed, redis: RedisServer) -> None:
+    """A long time in which nobody asks: whatever has an expiry is gone."""
+    for key in await redis.truth.keys(f"{SALE}*"):
+        if await redis.truth.pttl(key) >= 0:
+            await redis.truth.delete(key)
+    testbed.history.note(redis.name, "all that has an expiry has expired")
+
+
+async def test_only_the_owner_releases(testbed: Testbed) -> None:
+    """A release that is late by a lease frees nothing, however the network delays its parts.
+
+    Each request of the release in turn is held back until the lease has run out and another till has the lock.
+
+    Look: the time between asking whose lock it is and deleting it.
+    """
+    redis = await testbed.redis()
+    early, late, third = await testbed.processes(3, "till")
+    way = await testbed.proxy(redis)
+    early_lock = await lock(early, way, ttl=0.25, patient=True)
+    late_lock, third_lock = await lock(late, redis, ttl=30.0), await lock(third, redis, ttl=30.0)
+    await (await early_lock.acquire(timeout=3.0)).release()  # connections and scripts are there from now on
+
+    lease = await early_lock.acquire(timeout=3.0)
+    before = way.requests
+    assert await lease.release() is True, "an undisturbed release said that the lock was not its own"
+    requests = way.requests - before
+    if not requests:
+        raise Vacuous("a release sent no request through the proxy: nothing could be held back")
+
+    for position in range(1, requests + 1):
+        lease = await early_lock.acquire(timeout=3.0)
+        hold = way.proxy.hold(lambda _: True, skip=position - 1)
+        async with asyncio.TaskGroup() as late_release:
+            release = late_release.create_task(lease.release())
+            await hold.reached(5.0)
+            testbed.history.note("network", f"request {position} of the release is held back")
+            successor = await late_lock.acquire(timeout=3.0)
+            hold.release()
+            testbed.history.note("network", "and goes on")
+            await release
+        await refused(testbed, third_lock, f"till-2 holds the lock, request {position} of till-1's release came late")
+        assert await successor.release() is True, "till-2 lost its lock to the late release of till-1"
+
+
+async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
+    """Extending keeps the lock and the token for a full new lease; once lost, it is refused and takes nothing.
+
+    Look: `Lease.extend` in the starter.
+    """
+    redis = await testbed.redis()
+    mine, other = await testbed.processes(2, "till")
+    my_lock, other_lock = await lock(mine, redis, ttl=0.4), await lock(other, redis, ttl=30.0)
+    lease = await my_lock.acquire(timeout=1.0)
+    token, acquired = lease.token, lease.operation
+
+    while testbed.history.now() < acquired.start + 0.5:  # longer than one lease, so only extending explains it
+        await lease.extend()
+        extended = testbed.history.operations("extend")[-1]
+        valid = await lease.fetch("valid_for")
+        elapsed = testbed.history.now() - extended.start
+        assert valid <= 0.4, f"extended by 0.4 s, the lease says it is valid for {valid:.3f} s"
+        if elapsed < 0.2:  # otherwise this machine was too slow to say
+            assert valid > 0, "extended a moment ago, the lease says it is not valid"
+            await refused(testbed, other_lock, "till-1 has just extended")
+    assert await lease.fetch("token") == token, "extending changed the token"
+
+    successor = await other_lock.acquire(timeout=3.0)
+    with testbed.raises("LockLost"):
+        await lease.extend()
+    assert await lease.fetch("valid_for") == 0, "a lost lease says that it is valid"
+    assert await successor.release() is True, "extending a lost lease took the lock from its new holder"
+    with testbed.raises("LockLost"):
+        await successor.extend()
+    await (await other_lock.acquire(timeout=0)).release()
+
+
+# -- liveness ----------------------------------------------------------------------------------------------------
+
+
+async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
+    """A holder killed with -9 keeps the lock for its ttl, and for at most 10 % longer.
+
+    Look: who frees a lock whose holder never comes back, and how a waiter notices.
+    """
+    ttl = 0.7
+    redis = await testbed.redis()
+    doomed, heir = await testbed.processes(2, "till")
+    doomed_lock, heir_lock = await lock(doomed, redis, ttl=ttl), await lock(heir, redis, ttl=ttl)
+
+    await (await heir_lock.acquire(timeout=1.0)).release()
+    lost = await doomed_lock.acquire(timeout=1.0)
+    await doomed.kill()
+    with testbed.within(1.1 * ttl, "the lock of a killed holder was free"):
+        lease = await heir_lock.acquire(timeout=5.0)
+
+    kept = lease.operation.end - lost.operation.start
+    assert kept > 0.98 * ttl, f"the lock was free {kept:.3f} s after it was asked for, its ttl is {ttl} s"
+
+
+async def test_waiting_does_not_spin(testbed: Testbed) -> None:
+    """A waiter sends at most 50 commands a second, and yet has a released lock within 0.25 s.
+
+    Look: what the loop in `acquire` does between two tries.
+    """
+    redis = await testbed.redis()
+    holder, waiter = await testbed.processes(2, "till")
+    way = await testbed.proxy(redis)
+    held, waiting = await lock(holder, redis, ttl=30.0), await lock(waiter, way, ttl=30.0)
+
+    await (await waiting.acquire(timeout=1.0)).release()
+    lease = await held.acquire(timeout=1.0)
+    before, began = way.requests, testbed.history.now()
+    with testbed.within(1.1, "a wait of 0.6 s was over"), testbed.raises("LockUnavailable"):
+        await waiting.acquire(timeout=0.6)
+    sent, waited = way.requests - before, testbed.history.now() - began
+    if not sent:
+        raise Vacuous("a waiter sent no command through the proxy: there was nothing to count")
+    allowed = 50 * waited + 5  # and five for the first try and the last
+    assert sent <= allowed, f"{sent} commands in {waited:.2f} s of waiting; promised were at most 50 a second"
+
+    async with asyncio.TaskGroup() as tasks:
+        turn = tasks.create_task(waiting.acquire(timeout=5.0))
+        before = way.requests
+        await testbed.until(lambda: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock")
+        await lease.release()
+        with testbed.within(0.25, "the waiter had the released lock"):
+            await turn
+
+
+async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
+    """What it took to acquire is gone from the lease, and a lease with nothing left is never handed out.
+
+    The network takes 0.15 s each way.
+
+    Look: from which moment the ttl counts for the server, and from which for the holder.
+    """
+    redis = await testbed.redis()
+    [till] = await testbed.processes(1, "till")
+    way = await testbed.proxy(redis)
+    ample, scarce = await lock(till, way, ttl=2.0, patient=True), await lock(till, way, ttl=0.25, patient=True)
+    for warm in (ample, scarce):
+        await (await warm.acquire(timeout=1.0)).release()
+
+    testbed.inject(way, Latency(0.15), Direction.BOTH)
+    lease = await ample.acquire(timeout=3.0)
+    assert lease.valid_for <= 1.7, f"of 2 s, 0.3 s went by on the network; the lease says {lease.valid_for:.3f} s are left"
+    assert lease.valid_for > 0, "a lease without any time was handed out"
+    await lease.release()
+
+    try:
+        with testbed.raises("LockUnavailable"):
+            gone = await scarce.acquire(timeout=0.4)
+    except Broken as error:
+        raise Broken(
+            f"a ttl of 0.25 s was over before the answer could be there, yet a lease was handed out, "
+            f"valid for {gone.valid_for:.3f} s" if "nothing was raised" in str(error) else str(error),
+            (gone.operation,) if "nothing was raised" in str(error) else (),
+        ) from error
+
+
+# -- several servers ---------------------------------------------------------------------------------------------
+
+
+async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
+    """With one of three servers dead, or silent, the lock is still granted, kept, extended and freed.
+
+    Look: how many of the servers must agree, and what an exception from one of them means for the others.
+    """
+    servers = await testbed.redises(3)
+    mine, other = await testbed.processes(2, "till")
+    my_lock, other_lock = await lock(mine, *servers, ttl=10.0), await lock(other, *servers, ttl=10.0)
+
+    await servers[0].kill()
+    lease = await my_lock.acquire(timeout=3.0)
+    assert lease.valid_for > 0, "one server is dead, and a lease without any time was handed out"
+    await refused(testbed, other_lock, "one server is dead, and till-1 holds the lock")
+    await lease.extend()
+    await refused(testbed, other_lock, "one server is dead, and till-1 has extended the lock")
+    assert await lease.release() is True, "one server is dead, and release said that the lock was not its own"
+
+    await servers[0].restart()
+    await servers[1].pause()
+    lease = await other_lock.acquire(timeout=3.0)
+    await refused(testbed, my_lock, "one server is silent, and till-2 holds the lock")
+    assert await lease.release() is True, "one server is silent, and release said that the lock was not its own"
+
+
+async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
+    """With two of three servers dead the lock is refused in time, and the third keeps no trace of the try.
+
+    One of the dead comes back afterwards: together with the third it is a majority, if the third is free.
+
+    Look: what a try that was granted by too few servers has left on those that did grant it.
+    """
+    servers = await testbed.redises(3)
+    mine, other = await testbed.processes(2, "till")
+    my_lock, other_lock = await lock(mine, *servers, ttl=30.0), await lock(other, *servers, ttl=30.0)
+
+    await asyncio.gather(servers[1].kill(), servers[2].kill())
+    with testbed.within(0.8, "an acquire with a timeout of 0.3 s had given up"), testbed.raises("LockUnavailable"):
+        await my_lock.acquire(timeout=0.3)
+
+    await servers[1].restart()
+    try:
+        lease = await other_lock.acquire(timeout=1.0)
+    except Exception as error:
+        raise Broken(f"two of three servers are up and nobody holds the lock, but acquiring it: {error}") from error
+    assert await lease.release() is True, "release said that the lock was not its own"
+
+
+async def test_one_majority_at_a_time(testbed: Testbed) -> None:
+    """Of 8 contenders for three servers one at a time has the majority, and all get their turn.
+
+    Look: what two contenders do that have got one server each.
+    """
+    servers = await testbed.redises(3)
+    tills = await testbed.processes(2, "till")
+    held: list[Held] = []
+
+    async def sell(contender: Remote) -> None:
+        lease = await contender.acquire(timeout=8.0)
+        got = lease.operation
+        await servers[0].truth.incr("sold")
+        held.append(Held(contender.process.name, got.end, testbed.history.now(), (got,)))
+        await lease.release()
+
+    locks = [await lock(till, *servers, ttl=10.0) for till in tills for _ in range(4)]
+    async with asyncio.TaskGroup() as sale:
+        for contender in locks:
+            sale.create_task(sell(contender))
+
+    mutual_exclusion(held, at_least=8)

@@ -1,0 +1,29 @@
+"""`./lab read MODULE`: the lesson, in the terminal."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from faultline.engine import exercise, roadmap
+from faultline.engine.module_names import find_module
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("module", help="such as redis/05")
+
+
+def run(args: argparse.Namespace, root: Path) -> int:
+    """Page the lesson; as it is where nobody reads it on a terminal."""
+    chosen = exercise.load(find_module(roadmap.load(root), args.module))
+    text = (chosen.module.path / "README.md").read_text()
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return 0
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    console = Console(width=min(Console().width, 100))
+    with console.pager(styles=True):
+        console.print(Markdown(text, code_theme="ansi_dark"))
+    return 0

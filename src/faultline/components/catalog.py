@@ -1,0 +1,34 @@
+"""All components there are, by name; a new one is a file and a line here."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from faultline.components.component import Component
+from faultline.components.errors import BadSettings, UnknownComponent
+from faultline.components.postgres import Postgres
+from faultline.components.redis import Redis
+
+CATALOG: Mapping[str, type[Component]] = {
+    "redis": Redis,
+    "postgres": Postgres,
+}
+
+
+def describe(name: str) -> type[Component]:
+    """The component of this name."""
+    if name not in CATALOG:
+        raise UnknownComponent(f"there is no component {name!r}; there are: {', '.join(CATALOG)}")
+    return CATALOG[name]
+
+
+def configure(name: str, settings: Mapping[str, object]) -> Component:
+    """The component of this name with these settings."""
+    component = describe(name)
+    try:
+        return component(**settings)
+    except TypeError as error:
+        raise BadSettings(f"{name}: {error}; it has {', '.join(_settings(component))}") from error
+
+
+def _settings(component: type[Component]) -> list[str]:
+    return [field.name for field in fields(component)]  # type: ignore[arg-type]  # a Protocol cannot demand a dataclass

@@ -1,0 +1,54 @@
+"""Where everything of one clone lies: the only place that names the folders under `.lab/`.
+
+<root>/.lab/
+  run/           the running lab: its record, and a folder for each instance (record, log, data)
+  runs/          grading runs, one folder each, removed when the run ends
+  components/    what was fetched: one folder for each component and lock, complete or not there
+  cache/         what is quickly made again, such as database templates
+  progress.db    what the learner passed; no command but `progress` touches it
+<root>/workspace/    the learner's solutions; no command but `start` and `reset` touches it
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """One checkout and the environment that a command was started in."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def here(cls) -> "Clone":
+        """The checkout that this file belongs to (or `LAB_ROOT`), in this process's environment."""
+        root = os.environ.get("LAB_ROOT") or Path(__file__).resolve().parents[3]
+        return cls(Path(root), dict(os.environ))
+
+    @property
+    def run(self) -> Path:
+        """The running lab."""
+        return self.root / ".lab" / "run"
+
+    @property
+    def runs(self) -> Path:
+        """Grading runs."""
+        return self.root / ".lab" / "runs"
+
+    @property
+    def components(self) -> Path:
+        """What was fetched."""
+        return self.root / ".lab" / "components"
+
+    @property
+    def cache(self) -> Path:
+        """What is quickly made again."""
+        return self.root / ".lab" / "cache"
+
+    @property
+    def locks(self) -> Path:
+        """The locked versions and hashes of what may be fetched."""
+        return self.root / "requirements" / "components"

@@ -1,0 +1,209 @@
+"""Reads along on one connection: logs and counts requests, pairs replies with them, says where to hold.
+
+It never changes a byte and never waits for more of them: what it returns, joined, is what it was given.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from faultline.components.proxy.command import Command, is_handshake
+from faultline.components.proxy.counts import Tally
+from faultline.components.proxy.expectations import Expectations, confirms, ends_resp, is_confirmation
+from faultline.components.proxy.hold import Hold
+from faultline.components.proxy.piece import Piece
+from faultline.components.proxy_errors import NotResp
+from faultline.components.resp import Reply, ReplyParser, Request, RequestParser
+
+
+class Ears(Protocol):
+    """What a conversation tells the proxy, and asks it."""
+
+    tally: Tally
+
+    def heard(self, command: Command) -> None:
+        """Log a request."""
+
+    def request_hold(self, command: Command) -> Hold | None:
+        """The hold that claims this request."""
+
+    def reply_hold(self, command: Command) -> Hold | None:
+        """The hold that claims the reply to this request."""
+
+
+class Conversation(Protocol):
+    """One connection as a protocol sees it."""
+
+    def from_client(self, data: bytes, at: float) -> list[Piece]:
+        """Bytes for the server, in pieces that may be held one by one."""
+        ...
+
+    def from_server(self, data: bytes, at: float) -> list[Piece]:
+        """Bytes for the client, likewise."""
+        ...
+
+    def passed_on(self, answered: list[Command]) -> None:
+        """The replies to these requests are with the client."""
+
+
+class Unread:
+    """A connection whose bytes are nobody's business."""
+
+    def from_client(self, data: bytes, at: float) -> list[Piece]:
+        """As they came."""
+        return [Piece(at, data)]
+
+    def from_server(self, data: bytes, at: float) -> list[Piece]:
+        """As they came."""
+        return [Piece(at, data)]
+
+    def passed_on(self, answered: list[Command]) -> None:
+        """Of no interest."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    command: Command
+    owed: int
+    confirmed: bool
+    gate: Hold | None
+
+
+class _Trips:
+    """Round trips of one kind on one connection."""
+
+    def __init__(self) -> None:
+        self._unanswered = 0
+        self._under_way = False
+
+    def ask(self) -> bool:
+        """A request goes out; whether a round trip begins with it."""
+        begins = not self._under_way
+        self._under_way = True
+        self._unanswered += 1
+        return begins
+
+    def answer(self, *, more_to_come: bool) -> None:
+        self._unanswered -= 1
+        if not self._unanswered and not more_to_come:
+            self._under_way = False
+
+
+class RedisConversation:
+    """A connection that speaks RESP 2 or 3, until it says something else."""
+
+    def __init__(self, connection: int, ears: Ears) -> None:
+        self._connection = connection
+        self._ears = ears
+        self._requests = RequestParser()
+        self._replies = ReplyParser()
+        self._expectations = Expectations()
+        self._asked: deque[_Asked] = deque()
+        self._trips = _Trips()
+        self._handshake_trips = _Trips()
+        self._greeting = True
+        self._reading = True
+
+    def from_client(self, data: bytes, at: float) -> list[Piece]:
+        """Each request that a hold claims begins a piece of its own."""
+        if not self._reading:
+            return [Piece(at, data)]
+        cuts: list[tuple[int, Hold]] = []
+        try:
+            for request in self._requests.feed(data):
+                if hold := self._request(request, at):
+                    cuts.append((request.start, hold))
+        except NotResp:
+            self._stop_reading()
+        return _pieces(data, at, cuts)
+
+    def from_server(self, data: bytes, at: float) -> list[Piece]:
+        """Each reply that is held begins a piece of its own."""
+        if not self._reading:
+            return [Piece(at, data)]
+        cuts: list[tuple[int, Hold]] = []
+        answered: list[Command] = []
+        try:
+            for reply in self._replies.feed(data):
+                if reply.start is not None and (hold := self._held(reply)):
+                    cuts.append((reply.start, hold))
+                if reply.ended and (asked := self._answers(reply)):
+                    answered.append(asked.command)
+        except NotResp:
+            self._stop_reading()
+        pieces = _pieces(data, at, cuts)
+        pieces[-1].answers = answered
+        return pieces
+
+    def passed_on(self, answered: list[Command]) -> None:
+        """A round trip ends when nothing is owed and no request is half sent."""
+        for command in answered:
+            trips = self._handshake_trips if command.handshake else self._trips
+            trips.answer(more_to_come=self._requests.partial)
+
+    def _request(self, request: Request, at: float) -> Hold | None:
+        self._greeting = self._greeting and is_handshake(request.args)
+        command = Command(at, self._connection, request.args, self._greeting)
+        self._ears.heard(command)
+        owed = self._expectations.owed(request.args)
+        self._count(command, owed)
+        if ends_resp(request.args):
+            raise NotResp("a replica's stream follows")
+        if owed:
+            gate = None if command.handshake else self._ears.reply_hold(command)
+            self._asked.append(_Asked(command, owed, confirms(request.args), gate))
+        hold = None if command.handshake else self._ears.request_hold(command)
+        if hold:
+            hold.arrive(command)
+        return hold
+
+    def _count(self, command: Command, owed: int) -> None:
+        tally = self._ears.tally
+        if command.handshake:
+            tally.handshakes += 1
+            tally.handshake_round_trips += bool(owed and self._handshake_trips.ask())
+        else:
+            tally.requests += 1
+            tally.round_trips += bool(owed and self._trips.ask())
+
+    def _held(self, reply: Reply) -> Hold | None:
+        """The hold on the request that this reply, only begun perhaps, is taken to answer."""
+        if not self._asked or reply.kind == b">":
+            return None
+        asked = self._asked[0]
+        hold, asked.gate = asked.gate, None
+        if hold:
+            hold.arrive(asked.command)
+        return hold
+
+    def _answers(self, reply: Reply) -> _Asked | None:
+        """The request that this reply completes the answer to."""
+        asked = self._asked[0] if self._asked else None
+        if asked and asked.confirmed and is_confirmation(reply):
+            asked.owed -= 1
+        elif asked is None or self._expectations.is_push(reply, confirming=asked.confirmed):
+            self._ears.tally.pushes += 1
+            return None
+        else:
+            asked.owed = 0
+            self._expectations.answered(asked.command.args, reply)
+        return self._asked.popleft() if not asked.owed else None
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self._ears.tally.unread += 1
+
+
+def _pieces(data: bytes, at: float, cuts: list[tuple[int, Hold]]) -> list[Piece]:
+    if not cuts:
+        return [Piece(at, data)]
+    ends = [start for start, _ in cuts[1:]] + [len(data)]
+    pieces = [Piece(at, data[: cuts[0][0]])] if cuts[0][0] else []
+    return pieces + [
+        Piece(at, data[start:end], gate=hold) for (start, hold), end in zip(cuts, ends, strict=True)
+    ]
+
+
+SPEAKERS: dict[str, Callable[[int, Ears], Conversation]] = {"redis": RedisConversation}
+"""The protocols that a proxy can read."""

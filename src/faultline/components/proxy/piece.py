@@ -1,0 +1,37 @@
+"""What queues in a stream."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from faultline.components.proxy.command import Command
+from faultline.components.proxy.hold import Hold
+from faultline.components.proxy.injected import Injected
+
+
+class Ending(Enum):
+    """How a stream ends: its sender said goodbye, or was torn away."""
+
+    EOF = "eof"
+    RESET = "reset"
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Bytes that came at `at` and have left up to `sent`; or, without bytes, the stream's ending."""
+
+    at: float
+    data: bytes = b""
+    ending: Ending | None = None
+    gate: Hold | None = None
+    """Nothing of this piece leaves before this is open."""
+    answers: list[Command] | None = None
+    """The requests whose replies are complete with this piece."""
+    sent: int = 0
+    delays: list[tuple[Injected, float]] = field(default_factory=list)
+    struck_by: set[Injected] = field(default_factory=set)
+
+    def strike(self, by: Injected) -> None:
+        """Count a hit, once for this piece."""
+        if by not in self.struck_by:
+            self.struck_by.add(by)
+            by.hit()

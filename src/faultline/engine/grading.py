@@ -1,0 +1,233 @@
+"""Grades one solution: runs a module's checks under pytest, each on a testbed of its own, and says what came out.
+
+pytest finds the checks and explains their asserts; everything else is here. A check is a coroutine function that
+takes a `Testbed`. Its docstring is read by the learner: the first line is the promise, a paragraph that begins
+with `Look:` says where to look when it is broken.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import io
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faultline.components import Clone
+from faultline.engine.run_request import RunRequest
+from faultline.engine.verdicts import Began, Event, Judged, Verdict
+from faultline.testbed import BudgetMissed, Entry, ProcessDied, Raised, Testbed, timeline
+from faultline.testbed.errors import Broken
+from faultline.testbed.nursery import Nursery
+from faultline.testbed.speed import contention
+from faultline.testbed.testbed import Solution
+
+CHECK_LIMIT = 12.0  # seconds after which a check that still runs is a hang
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One execution of one check."""
+
+    verdict: Verdict
+    seen: str = ""
+    picture: str = ""
+    printed: str = ""
+    missed: bool = False
+
+
+@dataclass(slots=True)
+class Grader:
+    """The pytest plugin; `trouble` is what kept checks from being judged at all."""
+
+    request: RunRequest
+    emit: Callable[[Event], None]
+    nursery: Nursery
+    trouble: list[str] = field(default_factory=list)
+
+    @pytest.fixture
+    def testbed(self) -> None:
+        """Filled in by `pytest_pyfunc_call`, inside the event loop."""
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A checks.py that cannot be imported is our error."""
+        if report.failed:
+            self.trouble.append(f"{self.request.checks} cannot be collected:\n{report.longreprtext}")
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the checks that were asked for, and announce them."""
+        if self.request.only:
+            unknown = set(self.request.only) - {_name(item) for item in items}
+            if unknown:
+                self.trouble.append(f"there is no check {', '.join(sorted(unknown))}")
+            items[:] = [item for item in items if _name(item) in self.request.only]
+        self.emit(Began(self.request.seed, [_name(item) for item in items]))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool:
+        """Judge one check; pytest itself sees it pass, the verdict goes out as an event."""
+        began = time.monotonic()
+        check = _name(pyfuncitem)
+        attempt = asyncio.run(self._judge(check, pyfuncitem))
+        promise, look = _learner_facing(pyfuncitem.function)
+        self.emit(
+            Judged(
+                check=check,
+                promise=promise,
+                verdict=attempt.verdict,
+                seconds=round(time.monotonic() - began, 3),
+                seen=attempt.seen,
+                picture=attempt.picture,
+                look=look,
+                printed=attempt.printed,
+            )
+        )
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """What breaks outside the check's own body is our error."""
+        if report.failed:
+            self.trouble.append(f"{report.nodeid} broke in {report.when}:\n{report.longreprtext}")
+
+    async def _judge(self, check: str, item: pytest.Function) -> _Attempt:
+        first = await self._attempt(check, item, patience=1.0)
+        if not first.missed:
+            return first
+        slow = await contention()
+        second = await self._attempt(check, item, patience=max(1.5, 1.5 * slow))
+        if second.verdict is Verdict.PASS:
+            return _Attempt(
+                Verdict.UNKNOWN,
+                f"{first.seen}; a second try with {max(1.5, 1.5 * slow):.1f} times the time kept the promise. "
+                "This machine is busy: close what you can and check again.",
+                first.picture,
+                first.printed,
+            )
+        return second
+
+    async def _attempt(self, check: str, item: pytest.Function, *, patience: float) -> _Attempt:
+        seed = random.Random(f"{self.request.seed}:{check}").getrandbits(32)
+        folder = Path(self.request.folder) / f"{check}-{patience:.1f}"
+        folder.mkdir(parents=True)
+        solution = Solution(Path(self.request.solution), self.request.module)
+        opened = None
+        try:
+            async with Testbed.opened(
+                solution=solution,
+                folder=folder,
+                seed=seed,
+                nursery=self.nursery,
+                clone=Clone.here(),
+                patience=patience,
+            ) as opened:
+                arguments = {
+                    name: opened if name == "testbed" else value
+                    for name, value in item.funcargs.items()
+                    if name in inspect.signature(item.obj).parameters
+                }
+                limit = CHECK_LIMIT * patience
+                async with asyncio.timeout(limit) as timer:
+                    await item.obj(**arguments)
+                opened.prove_faults()
+        except Exception as error:  # noqa: BLE001 - whatever a check or the learner's code raises becomes a verdict
+            if opened is None:
+                return _Attempt(Verdict.ERROR, _ours(error))
+            hung = isinstance(error, TimeoutError) and timer.expired()
+            return _failed(_leaf(error), opened, hung=CHECK_LIMIT * patience if hung else 0.0)
+        return _Attempt(Verdict.PASS)
+
+
+def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
+    """Run the checks; returns what kept them from being judged, or "". Call it in a process of its own."""
+    grader = Grader(request, emit, Nursery.forked())
+    options = "-p no:cacheprovider --import-mode=importlib --strict-markers -c /dev/null --rootdir".split()
+    noise = io.StringIO()
+    with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
+        status = pytest.main([*options, request.root, request.checks], plugins=[grader])
+    grader.nursery.close()
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} and not grader.trouble:
+        grader.trouble.append(f"pytest ended with {status!r}:\n{noise.getvalue()[-2000:]}")
+    return "\n".join(grader.trouble)
+
+
+def _name(item: pytest.Item) -> str:
+    return item.name.removeprefix("test_")
+
+
+def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:
+    paragraphs = inspect.cleandoc(function.__doc__ or function.__name__).split("\n\n")
+    look = next((paragraph for paragraph in paragraphs if paragraph.startswith("Look:")), "")
+    return paragraphs[0].replace("\n", " "), " ".join(look.removeprefix("Look:").split())
+
+
+def _failed(error: Exception, testbed: Testbed, *, hung: float) -> _Attempt:
+    now = testbed.history.now()
+    if hung:
+        waiting = [
+            f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()
+        ]
+        seen = (
+            f"it did not end within {hung:.0f} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
+        )
+        return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+    verdict, seen, witness = _said(error)
+    missed = isinstance(error, BudgetMissed)
+    picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, now)
+    return _Attempt(verdict, seen, picture, _printed(testbed), missed)
+
+
+def _said(error: Exception) -> tuple[Verdict, str, Sequence[Entry]]:
+    match error:
+        case Broken():
+            return Verdict.FAIL, _first(error), error.witness
+        case Raised():
+            return Verdict.FAIL, f"your code raised {error}", ()
+        case AssertionError():
+            return Verdict.FAIL, _first(error), ()
+        case _:
+            return Verdict.ERROR, _ours(error), ()
+
+
+def _first(error: Exception) -> str:
+    """An assert's own message, without pytest's explanation where there is a message."""
+    return str(error).split("\nassert ", 1)[0].strip() or type(error).__name__
+
+
+def _ours(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({Path(last[0].filename).name}:{last[0].lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _leaf(error: BaseException) -> Exception:
+    """The one exception of a group that tells most: a broken promise before anything else, our own errors last."""
+    ranked = sorted(
+        _leaves(error), key=lambda leaf: _RANK.index(next(kind for kind in _RANK if isinstance(leaf, kind)))
+    )
+    return ranked[0]
+
+
+_RANK = (Broken, ProcessDied, AssertionError, Raised, Exception)
+
+
+def _leaves(error: BaseException) -> Iterator[Exception]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif isinstance(error, Exception):
+        yield error
+
+
+def _picture(testbed: Testbed, witness: Sequence[Entry], now: float) -> str:
+    return timeline(testbed.history.around(witness), pending_from=now)
+
+
+def _printed(testbed: Testbed) -> str:
+    said = [path.read_text(errors="replace") for path in sorted(testbed.folder.glob("*.out"))]
+    return "".join(said)[-2000:]

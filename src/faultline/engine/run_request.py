@@ -1,0 +1,16 @@
+"""What the warm runner is asked; it imports nothing heavy, so that asking is quick."""
+
+import msgspec
+
+
+class RunRequest(msgspec.Struct, frozen=True):
+    """What to grade, and how."""
+
+    checks: str  # path of checks.py
+    solution: str  # folder with the exercise's files
+    module: str  # the file to load, without .py
+    root: str  # the clone
+    folder: str  # the run's own folder; removed afterwards
+    seed: int
+    only: list[str] = []  # names of checks; empty: all
+    limit: float = 120.0  # seconds for the whole run

@@ -1,0 +1,26 @@
+"""What goes wrong in a pattern, and whether the thing happened.
+
+PatternError
+├── LockUnavailable        refused: the lock was not acquired; asking again is safe
+└── LockLost               refused: the lease is over; what it protected must stop
+    └── LeaseUnconfirmed   unknown: the lease may have been extended; it is valid as long as `valid_for` says
+"""
+
+
+class PatternError(Exception):
+    """Something that a pattern refused, or does not know the outcome of."""
+
+
+class LockUnavailable(PatternError):
+    """Refused: somebody else holds the lock, or too few servers answer; what the try had set is taken back."""
+
+
+class LockLost(PatternError):
+    """Refused: the lease ran out, was released, or belongs to somebody else by now; stop working on it."""
+
+
+class LeaseUnconfirmed(LockLost):
+    """Unknown: too few servers said whether the lease was extended.
+
+    What was granted before still counts: extending again is safe until `valid_for` is 0.
+    """

@@ -1,0 +1,73 @@
+"""Checkers: what a history must never show, whatever the timing.
+
+Each takes what was observed and raises `Broken` with the entries that show the violation. Each counts only what
+is certain: an interval begins when the grader *learned* of it and ends when the grader *asked* for its end, so a
+slow machine can hide a violation but never invent one.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from faultline.testbed.errors import Broken, Vacuous
+from faultline.testbed.history import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`holder` certainly had the thing from `start` to `end` (seconds); `shown_by` are the entries that say so."""
+
+    holder: str
+    start: float
+    end: float
+    shown_by: tuple[Entry, ...] = ()
+
+
+def mutual_exclusion(held: Iterable[Held], *, at_least: int) -> None:
+    """No two holders at once; `Vacuous` if fewer than `at_least` intervals were seen.
+
+    O(n log n) by the sweep over start times: an overlap exists iff one exists between an interval and the one
+    that reaches furthest before it.
+    """
+    ordered = sorted(held, key=lambda interval: interval.start)
+    if len(ordered) < at_least:
+        raise Vacuous(f"only {len(ordered)} of {at_least} acquisitions were seen: too few to show exclusion")
+    furthest: Held | None = None
+    for interval in ordered:
+        if furthest is not None and interval.start < furthest.end:
+            raise Broken(
+                f"{furthest.holder} and {interval.holder} both held it, for "
+                f"{(min(furthest.end, interval.end) - interval.start) * 1000:.0f} ms",
+                (*furthest.shown_by, *interval.shown_by),
+            )
+        if furthest is None or interval.end > furthest.end:
+            furthest = interval
+
+
+def any_window_rate(admitted: Sequence[float], *, limit: int, per: float) -> None:
+    """No half-open window [t, t + per) of `per` seconds, wherever it begins, holds more than `limit` admissions.
+
+    It is enough to look at the windows that begin at an admission. `admitted` are instants in seconds on the one
+    clock that judges. O(n log n).
+    """
+    instants = sorted(admitted)
+    for first, start in enumerate(instants):
+        count = bisect_left(instants, start + per) - first
+        if count > limit:
+            raise Broken(f"{count} admissions within {per:g} s from {start:.3f} s on; promised are {limit}")
+
+
+def conservation(before: Mapping[str, int], after: Mapping[str, int], *, what: str) -> None:
+    """Nothing came out of nothing and nothing was lost: the totals are equal; `what` names the thing counted."""
+    total_before, total_after = sum(before.values()), sum(after.values())
+    if total_before != total_after:
+        word = "lost" if total_after < total_before else "made from nothing"
+        difference = abs(total_after - total_before)
+        raise Broken(f"{difference} {what} {word}: {total_before} before {dict(before)}, {total_after} after {dict(after)}")
+
+
+def strictly_increasing(values: Sequence[tuple[int, Entry]], *, what: str) -> None:
+    """Every value is larger than the one before it in the sequence."""
+    for (earlier, shown_first), (later, shown_second) in zip(values, values[1:], strict=False):
+        if later <= earlier:
+            raise Broken(f"{what} {later} came after {what} {earlier}", (shown_first, shown_second))

@@ -1,0 +1,195 @@
+"""The learner's process: loads the solution and serves the grader's requests; runs nothing of the checks."""
+
+import asyncio
+import importlib
+import inspect
+import os
+import resource
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from faultline.testbed import wire
+
+
+class Birth(msgspec.Struct, frozen=True):
+    """What a learner's process must know to begin."""
+
+    name: str
+    folder: str  # where the solution's files are
+    module: str  # the file to load, without .py
+    output: str  # file that gets stdout and stderr
+    clock_offset: float = 0.0  # seconds by which its wall clock is wrong
+    memory: int = 2 * 2**30  # bytes of address space
+    cpu: int = 60  # seconds
+    file_size: int = 64 * 2**20  # bytes
+    open_files: int = 1024
+
+
+def live(birth: Birth, connection: socket.socket) -> None:
+    """Be the learner's process until the grader hangs up; never returns."""
+    status = 1
+    try:
+        _settle(birth)
+        asyncio.run(_serve(birth, connection))
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last frame of a forked process: report, never unwind into the grader
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _settle(birth: Birth) -> None:
+    output = os.open(birth.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, output), (2, output)):
+        os.dup2(source, target)
+    for limit, value in (
+        (resource.RLIMIT_AS, birth.memory),
+        (resource.RLIMIT_CPU, birth.cpu),
+        (resource.RLIMIT_FSIZE, birth.file_size),
+        (resource.RLIMIT_NOFILE, birth.open_files),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(limit)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
+    os.chdir(birth.folder)
+    sys.path.insert(0, birth.folder)
+    sys.dont_write_bytecode = True
+    if birth.clock_offset:
+        _shift_wall_clock(birth.clock_offset)
+
+
+def _shift_wall_clock(offset: float) -> None:
+    seconds, nanoseconds = time.time, time.time_ns
+    time.time = lambda: seconds() + offset
+    time.time_ns = lambda: nanoseconds() + int(offset * 1e9)
+
+
+async def _serve(birth: Birth, connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    objects = _Objects(birth)
+    async with asyncio.TaskGroup() as running:
+        while True:
+            try:
+                request = await wire.read_request(reader)
+            except (asyncio.IncompleteReadError, ConnectionError):  # the grader has hung up
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)  # whatever the learner's tasks still do has no reader
+            running.create_task(_answer(objects, request, writer))
+
+
+async def _answer(objects: "_Objects", request: wire.Request, writer: asyncio.StreamWriter) -> None:
+    try:
+        value = await objects.perform(request)
+        answer: wire.Reply | wire.Failure = wire.Reply(request.number, value)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the learner's: reported, not handled
+        answer = _failure(request.number, error, objects.folder)
+    writer.write(wire.frame(answer))
+
+
+def _failure(number: int, error: BaseException, folder: Path) -> wire.Failure:
+    theirs = [
+        f"{Path(place.filename).name}:{place.lineno}"
+        for place in traceback.extract_tb(error.__traceback__)
+        if Path(place.filename).is_relative_to(folder)
+    ]
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(folder):
+        theirs.append(f"{Path(error.filename).name}:{error.lineno}")
+    bases = [base.__name__ for base in type(error).__mro__]
+    message = str(error)[:2000]
+    return wire.Failure(number, type(error).__name__, bases, message, theirs[-1] if theirs else "")
+
+
+class _Objects:
+    """Everything that the grader holds a reference to, by number; 0 is the solution itself."""
+
+    def __init__(self, birth: Birth) -> None:
+        self.folder = Path(birth.folder)
+        self._module_name = birth.module
+        self._known: dict[int, Any] = {}
+        self._clients: dict[tuple[str, int, float], Any] = {}
+
+    async def perform(self, request: wire.Request) -> Any:
+        target = self._known[request.target] if request.target else self._solution()
+        member = getattr(target, request.name)
+        if request.read:
+            return self._outbound(member)
+        arguments = [self._inbound(wire.unpack(item)) for item in request.args]
+        keywords = {name: self._inbound(wire.unpack(item)) for name, item in request.kwargs.items()}
+        result = member(*arguments, **keywords)
+        return self._outbound(await result if inspect.isawaitable(result) else result)
+
+    def _solution(self) -> ModuleType:
+        return importlib.import_module(self._module_name)
+
+    def _inbound(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._inbound(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._inbound(item) for key, item in value.items()}
+        if isinstance(value, wire.Ref):
+            return self._known[value.number]
+        if isinstance(value, wire.RedisAt):
+            return self._redis(value)
+        return value
+
+    def _redis(self, at: wire.RedisAt) -> Any:
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        key = (at.host, at.port, at.socket_timeout)
+        if key not in self._clients:
+            self._clients[key] = Redis(
+                host=at.host,
+                port=at.port,
+                socket_timeout=at.socket_timeout,
+                socket_connect_timeout=at.socket_timeout,
+                retry=Retry(NoBackoff(), 0),
+            )
+        return self._clients[key]
+
+    def _outbound(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [self._outbound(item) for item in value]
+        if isinstance(value, dict):
+            return {str(key): self._outbound(item) for key, item in value.items()}
+        try:
+            return wire.pack(value)
+        except TypeError:
+            return self._ref(value)
+
+    def _ref(self, value: Any) -> wire.Ref:
+        number = len(self._known) + 1
+        self._known[number] = value
+        attributes, unreadable = {}, {}
+        for name in _public_names(value):
+            try:
+                attribute = getattr(value, name)
+            except Exception as error:  # noqa: BLE001 - a property of the learner's may raise anything
+                unreadable[name] = f"{type(error).__name__}: {error}".rstrip(": ")
+                continue
+            if not callable(attribute):
+                try:
+                    attributes[name] = wire.pack(attribute)
+                except TypeError:
+                    continue
+        return wire.Ref(number, type(value).__name__, attributes, unreadable)
+
+
+def _public_names(value: Any) -> list[str]:
+    is_data: Callable[[Any], bool] = lambda member: not callable(member)  # noqa: E731 - a named predicate, typed
+    of_class = [name for name, _ in inspect.getmembers_static(type(value), is_data)]
+    return sorted({name for name in (*of_class, *getattr(value, "__dict__", ())) if not name.startswith("_")})

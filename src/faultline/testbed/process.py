@@ -1,0 +1,250 @@
+"""A process of the learner's code, and the objects in it, as a check sees them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from faultline.testbed import wire
+from faultline.testbed.errors import ProcessDied, Raised, TestbedError
+from faultline.testbed.history import History, Operation, Outcome
+from faultline.testbed.learner import Birth
+from faultline.testbed.nursery import Nursery
+from faultline.testbed.timeline import brief
+
+_VERIFY_WITHIN = 5.0  # seconds for the kernel to do what a signal asks
+
+
+class Remote:
+    """An object in the learner's process.
+
+    Its plain public attributes are as they were when the object arrived (`lease.token`); anything else is a
+    method that runs over there (`await lease.release()`). `await lease.fetch("valid_for")` reads anew.
+    """
+
+    def __init__(self, process: "LearnerProcess", ref: wire.Ref) -> None:
+        self._process = process
+        self._ref = ref
+        self.operation: Operation | None = None  # the call that brought it
+
+    @property
+    def process(self) -> "LearnerProcess":
+        """Where it lives."""
+        return self._process
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._ref.attributes:
+            return self._ref.attributes[name]
+        if name in self._ref.unreadable:
+            raise AssertionError(f"reading {self._ref.kind}.{name} raised {self._ref.unreadable[name]}")
+        if name.startswith("_") and not name.startswith("__a"):
+            raise AttributeError(name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._process.request(self._ref, name, args, kwargs)
+
+        return call
+
+    async def fetch(self, attribute: str) -> Any:
+        """The attribute's value now."""
+        return await self._process.request(self._ref, attribute, (), {}, read=True)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={value:.3f}" if isinstance(value, float) else f"{name}={value!r}"
+            for name, value in self._ref.attributes.items()
+            if isinstance(value, bool | int | float | str)
+        )
+        return f"{self._ref.kind}({shown})"
+
+    @property
+    def ref(self) -> wire.Ref:
+        """How it travels as an argument."""
+        return self._ref
+
+
+class LearnerProcess:
+    """One process of the learner's code: made by `Testbed.process`, ended with the check at the latest."""
+
+    def __init__(self, name: str, history: History, output: Path) -> None:
+        self.name = name
+        self.pid = 0
+        self.output = output
+        self.exit_code: int | None = None
+        self._history = history
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._gone = asyncio.Event()
+        self._killed = False
+        self._count = 0
+
+    async def begin(self, nursery: Nursery, birth: Birth) -> None:
+        """Have the process forked and start listening to it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.pid = await nursery.birth(birth, theirs, self._exited)
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._listening = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
+
+    async def new(self, kind: str, *args: Any, **kwargs: Any) -> Remote:
+        """Make an object of the solution's class `kind` (or call its function `kind`) over there."""
+        made = await self.request(None, kind, args, kwargs)
+        if not isinstance(made, Remote):
+            raise AssertionError(f"{kind}(…) gave {brief(made)}, not an object")
+        return made
+
+    async def request(
+        self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
+    ) -> Any:
+        """Perform one operation over there, recorded in the history; raises `Raised` or `ProcessDied`."""
+        if self.exit_code is not None:
+            raise self._death(f"cannot do {name}")
+        self._count += 1
+        number = self._count
+        message = wire.Request(
+            number,
+            target.number if target else 0,
+            name,
+            [_outbound(item) for item in args],
+            {key: _outbound(item) for key, item in kwargs.items()},
+            read,
+        )
+        operation = self._history.invoke(self.name, name if read else f"{name}({_arguments(args, kwargs)})")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        assert self._writer is not None
+        self._writer.write(wire.frame(message))
+        try:
+            value = self._inbound(await answer, operation)
+        except Raised as error:
+            self._history.complete(operation, Outcome.FAILED, f"{error.kind} {error.message}".rstrip())
+            raise
+        except ProcessDied:
+            self._history.complete(operation, Outcome.UNKNOWN, "process gone")
+            raise
+        finally:
+            self._waiting.pop(number, None)
+        self._history.complete(operation, Outcome.OK, value)
+        return value
+
+    def _inbound(self, value: Any, operation: Operation) -> Any:
+        if isinstance(value, wire.Ref):
+            remote = Remote(self, value)
+            remote.operation = operation
+            return remote
+        if isinstance(value, list):
+            return [self._inbound(item, operation) for item in value]
+        if isinstance(value, dict):
+            return {key: self._inbound(item, operation) for key, item in value.items()}
+        return value
+
+    async def pause(self) -> None:
+        """Stop the process where it is (SIGSTOP); returns when the kernel says it has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        await self._until(lambda: self._state() in "Tt", "stop at SIGSTOP")
+        self._history.note(self.name, "paused (SIGSTOP)")
+
+    async def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        self._history.note(self.name, "resumed (SIGCONT)")
+        os.kill(self.pid, signal.SIGCONT)
+        await self._until(lambda: self._state() not in "Tt", "go on at SIGCONT")
+
+    async def kill(self) -> None:
+        """End the process at once (kill -9); returns when it is gone."""
+        self._killed = True
+        self._history.note(self.name, "killed (SIGKILL)")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._until(lambda: self.exit_code is not None, "die at SIGKILL")
+
+    async def end(self) -> None:
+        """Let it go, at the end of a check: hang up, then kill what does not leave."""
+        if self._writer is not None:
+            self._writer.close()
+        self._killed = True
+        if self.exit_code is None:
+            # The whole group: whatever the learner's code has started goes with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), _VERIFY_WITHIN)
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+
+    def _state(self) -> str:
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return "X"
+        return stat.rpartition(")")[2].split()[0]
+
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = self._history.now() + _VERIFY_WITHIN
+        while not condition():
+            if self._history.now() > deadline:
+                raise TestbedError(f"{self.name} (pid {self.pid}) did not {what} within {_VERIFY_WITHIN:g} s")
+            await asyncio.sleep(0.001)
+
+    def _exited(self, code: int) -> None:
+        self.exit_code = code
+        self._gone.set()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(self._death("was asked something"))
+
+    def _death(self, while_: str) -> ProcessDied:
+        if self._killed:
+            return ProcessDied(f"{self.name} was killed by the check; it {while_}")
+        how = _how_it_ended(self.exit_code or 0)
+        last = self.output.read_text(errors="replace").strip().splitlines()[-3:] if self.output.exists() else []
+        said = f"; it last printed: {' / '.join(last)}" if last else ""
+        return ProcessDied(f"the process of your code ended {how} when it {while_}{said}")
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                answer = await wire.read_answer(reader)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return  # the nursery tells how it ended
+            waiting = self._waiting.get(answer.number)
+            if waiting is None or waiting.done():
+                continue
+            if isinstance(answer, wire.Failure):
+                error = Raised(kind=answer.kind, bases=answer.bases, message=answer.message, where=answer.where)
+                waiting.set_exception(error)
+            else:
+                waiting.set_result(wire.unpack(answer.value))
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"by {signal.Signals(-code).name}"
+    return f"with exit code {code}"
+
+
+def _outbound(value: Any) -> Any:
+    if isinstance(value, Remote):
+        return value.ref
+    if isinstance(value, list | tuple):
+        return [_outbound(item) for item in value]
+    return wire.pack(value)
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    shown = [_argument(item) for item in args] + [f"{key}={_argument(item)}" for key, item in kwargs.items()]
+    return ", ".join(shown)
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, wire.RedisAt):
+        return f"redis:{value.port}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_argument(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else brief(value, 24)

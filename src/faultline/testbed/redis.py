@@ -1,0 +1,65 @@
+"""A Redis server of a check: its address for the learner's code, a client of the grader's own for the truth."""
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from faultline.components import Instance
+from faultline.components.proxy import FaultProxy
+from faultline.testbed.history import History
+from faultline.testbed.wire import RedisAt
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
+
+    instance: Instance
+    truth: Redis
+    history: History
+
+    def at(self, *, socket_timeout: float = 0.25) -> RedisAt:
+        """Its address as an argument for the learner's code: arrives there as a client of its own."""
+        return RedisAt(self.instance.host, self.instance.port, socket_timeout)
+
+    @property
+    def name(self) -> str:
+        """As it appears in timelines."""
+        return self.instance.name
+
+    async def kill(self) -> None:
+        """End it at once (kill -9)."""
+        self.history.note(self.name, "killed (SIGKILL)")
+        await self.instance.kill()
+
+    async def restart(self) -> None:
+        """Start it again on the same port, with the data that it had put on disk."""
+        await self.instance.restart()
+        self.history.note(self.name, "started again")
+
+    async def pause(self) -> None:
+        """Make it silent: connections stay, nothing is answered (SIGSTOP)."""
+        await self.instance.pause()
+        self.history.note(self.name, "paused (SIGSTOP)")
+
+    async def resume(self) -> None:
+        """Let it answer again (SIGCONT)."""
+        self.history.note(self.name, "resumed (SIGCONT)")
+        await self.instance.resume()
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedRedis:
+    """The way to a server that leads through a fault proxy of its own."""
+
+    proxy: FaultProxy
+    server: RedisServer
+
+    @property
+    def requests(self) -> int:
+        """Commands that went through until now, without what a client says when it connects."""
+        return self.proxy.counts.requests
+
+    def at(self, *, socket_timeout: float = 0.25) -> RedisAt:
+        """The proxy's address as an argument for the learner's code."""
+        return RedisAt(self.proxy.host, self.proxy.port, socket_timeout)

@@ -1,0 +1,76 @@
+"""A conversation that is cut anywhere is counted the same, and not a byte of it is changed."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faultline.components.proxy import Counts, FaultProxy
+from faultline.components.proxy.conversation import RedisConversation
+
+OK = b"+OK\r\n"
+# What a client sends in one go, what the server answers to that, and what comes unasked before the answer.
+STEPS = {
+    "get": (b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"$5\r\nvalue\r\n"),
+    "inline": (b"PING\r\n", b"+PONG\r\n"),
+    "pipeline": (b"*1\r\n$4\r\nPING\r\n" * 5, b"+PONG\r\n" * 5),
+    "transaction": (b"MULTI\r\nINCR n\r\nEXEC\r\n", OK + b"+QUEUED\r\n*1\r\n:1\r\n"),
+    "subscribe": (b"SUBSCRIBE a b\r\n", b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"),
+    "unsubscribe": (
+        b"UNSUBSCRIBE\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n"
+        b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n",
+    ),
+    "resp3": (b"HELLO 3\r\n", b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"),
+    "tracked": (b"GET k\r\n", b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n|1\r\n+ttl\r\n:9\r\n_\r\n"),
+    "quiet": (b"CLIENT REPLY SKIP\r\nINCR n\r\nPING\r\n", b"+PONG\r\n"),
+    "silence": (b"CLIENT REPLY OFF\r\nINCR n\r\nCLIENT REPLY ON\r\n", OK),
+    "list": (b"LRANGE l 0 -1\r\n", b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n"),
+    "error": (b"SUBSCRIBE\r\n", b"-ERR wrong number of arguments\r\n"),
+}
+CONVERSATION = [
+    "get", "inline", "pipeline", "transaction", "list", "subscribe", "unsubscribe", "list", "error",
+    "resp3", "tracked", "subscribe3", "list", "quiet", "silence", "get",
+]  # fmt: skip
+STEPS["subscribe3"] = (b"SUBSCRIBE a\r\n", b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
+EXPECTED = Counts(requests=29, round_trips=16, pushes=2)
+
+
+@given(st.data())
+def test_any_split_gives_the_same_counts(data: st.DataObject) -> None:
+    proxy = FaultProxy("127.0.0.1", 1, protocol="redis")
+    conversation = RedisConversation(1, proxy)
+
+    for step in CONVERSATION:
+        sent, answer = STEPS[step]
+        for chunk in split(data, sent):
+            assert b"".join(piece.data for piece in conversation.from_client(chunk, 0.0)) == chunk
+        for chunk in split(data, answer):
+            pieces = conversation.from_server(chunk, 0.0)
+            assert b"".join(piece.data for piece in pieces) == chunk
+            for piece in pieces:
+                conversation.passed_on(piece.answers or [])
+
+    assert proxy.counts == EXPECTED
+    assert len(proxy.commands) == EXPECTED.requests
+
+
+@given(st.data())
+def test_a_pipeline_answered_while_a_request_is_half_sent_is_one_round_trip(data: st.DataObject) -> None:
+    """The first replies come back before the rest is read: the client has not waited for them."""
+    proxy = FaultProxy("127.0.0.1", 1, protocol="redis")
+    conversation = RedisConversation(1, proxy)
+    request = b"*1\r\n$4\r\nPING\r\n"
+    whole = data.draw(st.integers(1, 9))
+    cut = whole * len(request) + data.draw(st.integers(1, len(request) - 1))
+
+    conversation.from_client((request * 10)[:cut], 0.0)
+    conversation.passed_on(conversation.from_server(b"+PONG\r\n" * whole, 0.0)[0].answers or [])
+    conversation.from_client((request * 10)[cut:], 0.0)
+    conversation.passed_on(conversation.from_server(b"+PONG\r\n" * (10 - whole), 0.0)[0].answers or [])
+    conversation.from_client(request, 0.0)
+
+    assert (proxy.counts.requests, proxy.counts.round_trips) == (11, 2)
+
+
+def split(data: st.DataObject, text: bytes) -> list[bytes]:
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=8)))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
