@@ -224,6 +224,7 @@ def test_a_file_of_a_process_killed_before_its_first_commit_is_empty_progress(ke
     kept.path.parent.mkdir()
     kept.path.touch()
     assert kept.read().modules == {}
+    assert kept.path.stat().st_size == 0, "reading must not write"
     assert kept.add([attempt()]) == 1
     assert kept.read().of("redis/05").tries == 1
 

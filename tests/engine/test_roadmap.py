@@ -277,6 +277,14 @@ def test_next_follows_prerequisites_then_priority_then_number(tmp_path: Path) ->
     assert len(done) == 81
 
 
+def test_next_puts_a_prerequisite_before_a_topic_of_higher_priority(tmp_path: Path) -> None:
+    clone(tmp_path, built=["redis/01", "resilience/01"])
+    path = tmp_path / "sandbox" / "roadmap.toml"
+    path.write_text(path.read_text().replace('priority = "high"', 'priority = "low"', 1))  # redis, the first topic
+
+    assert next_modules(load(tmp_path), Progress())[0].command == "./lab start redis/01"
+
+
 def test_next_names_the_module_begun_last_before_any_other(tmp_path: Path) -> None:
     roadmap = clone(tmp_path, built=["redis/01", "redis/05", "saga/03"])
     later = tried("saga/03", NOON + timedelta(hours=1)).modules

@@ -18,7 +18,7 @@ from faultline.components.errors import (
 )
 from faultline.components.instance import Instance
 from faultline.components.records import Record
-from faultline.components.supervisor import Supervisor, end_leftovers
+from faultline.components.supervisor import Supervisor, sweep
 
 __all__ = [
     "CATALOG",
@@ -42,5 +42,5 @@ __all__ = [
     "UnknownComponent",
     "Unkillable",
     "describe",
-    "end_leftovers",
+    "sweep",
 ]

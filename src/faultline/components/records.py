@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from faultline.components.errors import FolderTaken
 from faultline.components.processes import Kin, Process
+
+OWNER = "owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +74,37 @@ def now() -> str:
 def owned(folder: Path) -> Iterator[None]:
     """Hold the folder as its only supervisor; released by the kernel when this process dies.
 
-    A POSIX lock on purpose: a forked child does not inherit it.
+    A forked child shares the hold until it ends, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "owner").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise FolderTaken(
-                f"process {file.read().strip() or '?'} already runs servers in {folder}"
-            ) from error
+    with (folder / OWNER).open("a+") as file:
+        if not _locked(file):
+            raise FolderTaken(f"process {_pid(file) or '?'} already runs servers in {folder}; end it first")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+        file.truncate(0)
+
+
+def owner(folder: Path) -> int | None:
+    """The pid of the supervisor that holds the folder now."""
+    try:
+        with (folder / OWNER).open("r+") as file:
+            return None if _locked(file) else _pid(file)
+    except FileNotFoundError:
+        return None
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pid(file: TextIO) -> int | None:
+    file.seek(0)
+    text = file.read()
+    return int(text) if text.isdecimal() else None

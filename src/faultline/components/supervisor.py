@@ -16,7 +16,7 @@ from faultline.components import ports, processes, records
 from faultline.components.catalog import CATALOG, configure
 from faultline.components.clone import Clone
 from faultline.components.component import DATA, Component, Site
-from faultline.components.errors import BadSettings, NotOurs, NotReady, PortTaken, StartFailed
+from faultline.components.errors import BadSettings, FolderTaken, NotOurs, NotReady, PortTaken, StartFailed
 from faultline.components.identity import Identity, anybody_but_root, myself
 from faultline.components.instance import Instance
 from faultline.components.providers import Given, Program
@@ -47,7 +47,7 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         self._resources.enter_context(records.owned(self._folder))
-        await end_leftovers(self._folder)
+        await _end_leftovers(self._folder)
         return self
 
     async def __aexit__(
@@ -170,15 +170,23 @@ class Supervisor:
         )
 
 
-async def end_leftovers(folder: Path) -> list[Record]:
-    """SIGKILL to what a dead supervisor of this folder left running; who they were.
+async def sweep(folder: Path) -> list[Record]:
+    """End what a dead supervisor of this folder left running; who they were. A live one is left alone."""
+    if not folder.exists():
+        return []
+    try:
+        with records.owned(folder):
+            return await _end_leftovers(folder)
+    except FolderTaken:
+        return []
 
-    Only for the folder's owner (`records.owned`): of a live supervisor it would end everything.
-    """
-    found = [record for record in records.read(folder) if record.kin.members()]
+
+async def _end_leftovers(folder: Path) -> list[Record]:
+    left = records.read(folder)
+    found = [record for record in left if record.kin.members()]
     for record in found:
         await processes.kill(record.kin)
-    for record in records.read(folder):
+    for record in left:
         if component := CATALOG.get(record.component):
             component.release(Path(record.folder) / DATA)
         records.erase(record)

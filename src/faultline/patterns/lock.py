@@ -11,7 +11,8 @@ dead holder within a tenth of its `ttl`. Whoever gives up, by timeout or by canc
 
 **Not promised.** That the holder still runs, or knows that it lost: a process may stand still between any two
 instructions, whatever the clock said before the first. What the lock protects must itself refuse the smaller token
-(`faultline.patterns.fence`). Nor is there a queue: who has waited longest is woken first, but a newcomer may be quicker.
+(`faultline.patterns.fence`). Nor is there a queue, but for the tasks that wait on one object: elsewhere who has waited
+longest is woken first, and a newcomer may be quicker.
 
 **Cost.** One round trip to acquire and one to release, by digest (`EVALSHA`); O(1) time and memory on the server, and
 one small key for ever for each name. A waiter blocks on the server (`BLPOP`; one connection for each lock object,
@@ -140,13 +141,15 @@ class DistributedLock:
 
     async def _acquire(self, claim: Claim, timeout: float) -> Lease | None:
         deadline = self._clock() + timeout
-        found = await self._try(claim, waits=timeout > 0)
+        found: Lease | float | None = 0.0  # where others wait, the first try is for when our turn comes
+        if timeout <= 0 or not self._turn.locked():
+            found = await self._try(claim, waits=timeout > 0)
         if isinstance(found, Lease):
             return found
         if (left := deadline - self._clock()) <= 0:
             return None
         if self._turn.locked():
-            found = 0.0  # known by the time that it is our turn
+            found = 0.0
         async with asyncio.timeout(left):
             await self._turn.acquire()
         try:

@@ -26,6 +26,7 @@ from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.process import LearnerProcess
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.speed import Lateness, measured_lateness
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Testbed:
     seed: int
     nursery: Nursery
     supervisor: Supervisor
+    lateness: Lateness
     patience: float = 1.0  # factor on budgets, above 1 on the second try
     history: History = field(default_factory=History)
     random: Random = field(init=False)
@@ -86,8 +88,8 @@ class Testbed:
         """A testbed that keeps its files in `folder` and ends all it started when the block ends."""
         nursery.attach()
         try:
-            async with Supervisor(folder, clone) as supervisor:
-                testbed = cls(solution, folder, seed, nursery, supervisor, patience)
+            async with Supervisor(folder, clone) as supervisor, measured_lateness() as lateness:
+                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, patience)
                 async with testbed._stack:
                     try:
                         yield testbed
@@ -181,11 +183,12 @@ class Testbed:
     def within(self, budget: float, promise: str) -> Iterator[None]:
         """The block ends within `budget` seconds; if not, the check is tried once more with more patience.
 
-        `promise` completes the sentence "It took 1.2 s until …".
+        Time that this machine was late by, measured meanwhile, does not count. `promise` completes the sentence
+        "It took 1.2 s until …".
         """
-        start = time.monotonic()
+        start, late = time.monotonic(), self.lateness.seconds
         yield
-        took = time.monotonic() - start
+        took = time.monotonic() - start - (self.lateness.seconds - late)
         if took > budget * self.patience:
             raise BudgetMissed(f"it took {took:.2f} s until {promise}; promised were {budget:g} s", took=took, budget=budget)
 

@@ -1,0 +1,52 @@
+"""Ratios that a loaded machine cannot bend much: all candidates take turns in one run, in shuffled order."""
+
+import gc
+import os
+import platform
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+type_Candidate = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Microseconds for one call, by round, and its ratio to the base."""
+
+    rounds: list[float]
+    ratio: float
+
+    @property
+    def middle(self) -> float:
+        return median(self.rounds)
+
+
+async def compare(
+    candidates: Mapping[str, type_Candidate], *, base: str, calls: int, rounds: int, chance: random.Random
+) -> dict[str, Cost]:
+    """Time `calls` calls of each candidate in every round, and take the median of the rounds' ratios to `base`.
+
+    A ratio is taken within a round, where all had about the same neighbours.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name in chance.sample(list(candidates), len(candidates)):
+            call = candidates[name]
+            gc.collect()
+            began = time.perf_counter()
+            for _ in range(calls):
+                await call()
+            taken[name].append((time.perf_counter() - began) / calls * 1e6)
+    return {
+        name: Cost(times, median(time / first for time, first in zip(times, taken[base], strict=True)))
+        for name, times in taken.items()
+    }
+
+
+def machine() -> str:
+    """Where it was measured, and how busy that was."""
+    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, load {load}"

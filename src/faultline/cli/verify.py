@@ -1,0 +1,122 @@
+"""`./lab verify [MODULE]`: the proof of a grader, for those who write modules."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from faultline.engine import exercise, roadmap
+from faultline.engine.exercise import Exercise
+from faultline.engine.load import busy_machine
+from faultline.engine.module_names import find_module, find_topic
+from faultline.engine.module_shape import objections
+from faultline.engine.proof import Result, cases, prove
+from faultline.engine.roadmap import Module, Roadmap
+from faultline.engine.warm import WarmRunner
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("what", nargs="?", help="a topic or a module; all that are built without it")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="judge each N times, to find flakes")
+    parser.add_argument("--load", action="store_true", help="on a machine that is kept busy")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at once")
+    parser.add_argument("--kind", action="append", help="only these: starter, reference, alternative, mutant, outsider")
+    parser.add_argument("--json", action="store_true", help="print the results for a program")
+
+
+def run(args: argparse.Namespace, root: Path) -> int:
+    """Prove each module; 0 if nothing objects."""
+    modules = [module for module in _chosen(roadmap.load(root), args.what) if module.built]
+    with busy_machine() if args.load else contextlib.nullcontext():
+        proofs = [_prove(exercise.load(module), root, args) for module in modules]
+    if args.json:
+        print(json.dumps([_facts(found, results) for found, _, results in proofs], indent=2))
+    return 0 if modules and all(clean for _, clean, _ in proofs) else 1
+
+
+def _chosen(known: Roadmap, what: str | None) -> Sequence[Module]:
+    if what is None:
+        return known.modules
+    if what in {topic.id for topic in known.topics}:
+        return find_topic(known, what).modules
+    return [find_module(known, what)]
+
+
+def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exercise, bool, list[Result]]:
+    console = Console(stderr=args.json)
+    began = time.monotonic()
+    missing = objections(chosen)
+    wanted = [case for case in cases(chosen, timed=not args.load) if not args.kind or case.kind in args.kind]
+    total = sum(args.repeat if case.repeated else 1 for case in wanted)
+    results: dict[str, Result] = {}
+    bar = Progress(
+        TextColumn(f"{chosen.module.id}  {{task.description}}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar, WarmRunner(list(chosen.toml.components)) as runner:
+        task = bar.add_task("", total=total)
+        for result in prove(chosen, root, runner, wanted, repeat=args.repeat, jobs=args.jobs):
+            results[result.case.name] = result
+            bar.update(task, advance=1, description=f"{result.case.kind} {result.case.name}")
+    ordered = [results[case.name] for case in wanted]
+    clean = not missing and not any(result.objections for result in ordered)
+    console.print(_table(chosen, ordered))
+    told = [f"{result.case.kind} {result.case.name}: {one}" for result in ordered for one in result.objections]
+    for objection in (*missing, *told):
+        console.print(f"  [red]✗[/] {escape(objection)}")
+    runs = sum(len(result.seconds) for result in ordered)
+    failed = sum(len(result.objections) for result in ordered) + len(missing)
+    console.print(
+        f"  {runs} runs in {time.monotonic() - began:.0f} s, {failed} objections" + (", on a busy machine" if args.load else "")
+    )
+    return chosen, clean, ordered
+
+
+def _table(chosen: Exercise, results: list[Result]) -> Table:
+    table = Table(title=f"{chosen.module.id}  {chosen.toml.title}", title_justify="left", box=None, pad_edge=False)
+    for column in ("", "kind", "case"):
+        table.add_column(column)
+    for column in ("runs", "median s", "max s"):
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            "[red]✗[/]" if result.objections else "[green]✓[/]",
+            result.case.kind,
+            result.case.name,
+            str(len(result.seconds)),
+            f"{result.median:.2f}",
+            f"{max(result.seconds):.2f}",
+        )
+    return table
+
+
+def _facts(chosen: Exercise, results: list[Result]) -> dict[str, object]:
+    return {
+        "module": chosen.module.id,
+        "python": sys.version.split()[0],
+        "cases": [
+            {
+                "kind": result.case.kind,
+                "name": result.case.name,
+                "runs": len(result.seconds),
+                "median": result.median,
+                "max": max(result.seconds),
+                "objections": result.objections,
+            }
+            for result in results
+        ],
+    }

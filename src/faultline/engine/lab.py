@@ -1,0 +1,74 @@
+"""The running lab: servers that live until somebody asks the lab to end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from signal import SIGINT, SIGTERM, Signals
+from types import TracebackType
+from typing import Self
+
+from faultline.components import Clone, Instance, Supervisor
+
+LOOK_EVERY = 0.2
+
+
+class Lab:
+    """Owns `.lab/run/` and its servers for as long as an `async with`.
+
+        async with Lab(clone) as lab:
+            await lab.start(["redis", "postgres"])
+            async for instance in lab.deaths():
+                print(f"{instance.name} has ended; its log: {instance.log}")
+
+    Ctrl-C, SIGTERM and `lab down` end the block at whatever it waits for, without an error; `ended_by` tells which.
+    Asked a second time, the servers are killed instead of stopped. Nothing is restarted.
+    """
+
+    def __init__(self, clone: Clone) -> None:
+        self._supervisor = Supervisor(clone.run, clone)
+        self._stack = AsyncExitStack()
+        self._block: asyncio.Task[object] | None = None
+        self.ended_by: Signals | None = None
+
+    async def __aenter__(self) -> Self:
+        self._block = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (SIGINT, SIGTERM):
+            loop.add_signal_handler(number, self._asked, number)
+            self._stack.callback(loop.remove_signal_handler, number)
+        await self._stack.enter_async_context(self._supervisor)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        block, self._block = self._block, None
+        await self._stack.aclose()
+        ours = self.ended_by is not None and kind is asyncio.CancelledError
+        if ours and block is not None:
+            block.uncancel()
+        return ours
+
+    async def start(self, components: Sequence[str]) -> list[Instance]:
+        """Start one of each, at the same time; returns when all are ready."""
+        async with asyncio.TaskGroup() as group:
+            started = [group.create_task(self._supervisor.start(name, name=name)) for name in components]
+        return [task.result() for task in started]
+
+    async def deaths(self) -> AsyncIterator[Instance]:
+        """Each server that ends by itself, once; waits for the next one for ever."""
+        running = {instance for instance in self._supervisor.instances.values() if instance.alive}
+        while True:
+            for instance in [instance for instance in running if not instance.alive]:
+                running.remove(instance)
+                yield instance
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _asked(self, number: Signals) -> None:
+        if self.ended_by is None:
+            self.ended_by = number
+            if self._block is not None:
+                self._block.cancel()
+        else:
+            for instance in self._supervisor.instances.values():
+                instance.kill_now()
