@@ -80,6 +80,19 @@ def test_the_roadmap_fits_its_columns_and_no_box_is_crooked(
             assert_box(lines[top : top + 5], cells(line[: corner.start()]), len(corner[0]))
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_arrow_leads_from_a_stem_to_the_box_below(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = lab("roadmap").splitlines()
+    arrows = [(number, place) for number, line in enumerate(lines) for place, mark in enumerate(line) if mark == "▼"]
+    assert len(arrows) == 10
+    for number, place in arrows:
+        assert lines[number - 1][place] in "┬┌┐", lines[number - 1]
+        assert lines[number + 1][place] == "─", lines[number + 1]
+
+
 def assert_box(lines: list[str], left: int, width: int) -> None:
     """Left and right wall stand in the same columns on every line."""
     for line in lines:

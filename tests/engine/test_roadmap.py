@@ -123,7 +123,7 @@ def test_a_module_is_built_when_its_folder_holds_a_module_toml(tmp_path: Path) -
     ("old", "new", "said"),
     [
         ('id = "redis"', "id = redis", "line"),
-        ('title = "Redis Caching Patterns"', 'titel = "Redis"', "unknown field `titel`"),
+        ('title = "Redis Caching Patterns"', 'name = "Redis"', "unknown field `name`"),
         ("complexity = 2\nweeks", "complexity = 6\nweeks", "topics[0].complexity"),
         ('folder = "01-basic-operations"', 'folder = "1-basic"', "topics[0].modules[0].folder"),
         ('folder = "03-write-through-cache"', 'folder = "04-write-through-cache"', "not numbered 01, 02, 03"),

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
 def _things(clone: Clone) -> dict[str, tuple[str, list[Path]]]:
     """What can be removed: a name, what it is in words, and its folders."""
     found = dict[str, tuple[str, list[Path]]]()
-    for path in sorted(clone.components.glob("*-*")):
+    for path in sorted(path for path in clone.components.glob("*-*") if path.is_dir()):
         name = path.name.lstrip(".").rpartition("-")[0]
         found.setdefault(name, ("fetched; fetched again when needed", []))[1].append(path)
     for name, what, folder in (

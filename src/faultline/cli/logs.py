@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faultline.cli.errors import UsageError
 from faultline.components.clone import Clone
-from faultline.components.instance import LOG
+from faultline.components.component import LOG
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

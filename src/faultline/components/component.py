@@ -12,6 +12,7 @@ from faultline.components.identity import Identity
 from faultline.components.providers import Program, Sources
 
 DATA = "data"
+LOG = "server.log"
 
 
 class Address(Protocol):

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import NoReturn
 
 from faultline.components import ports, processes, records
-from faultline.components.component import Component, Site
+from faultline.components.component import LOG, Component, Site
 from faultline.components.errors import NotOurs, NotReady, NotRunning, PortTaken, StartFailed
 from faultline.components.records import Record
 
@@ -59,7 +59,7 @@ class Instance:
     @property
     def log(self) -> Path:
         """What it printed, all starts together."""
-        return self.folder / "server.log"
+        return self.folder / LOG
 
     @property
     def record(self) -> Record:

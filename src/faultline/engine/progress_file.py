@@ -61,7 +61,7 @@ _BY_MODULE = """
            min(passed) AS passed_at, min(started) AS started_at,
            max(touched) AS touched_at, min(solution) AS solution_shown_at
     FROM (
-        SELECT module, count(*) AS tries, 0 AS hints, min(iif(outcome = 'passed', at, NULL)) AS passed,
+        SELECT module, count(*) AS tries, 0 AS hints, min(CASE outcome WHEN 'passed' THEN at END) AS passed,
                NULL AS started, max(at) AS touched, NULL AS solution FROM attempts GROUP BY module
         UNION ALL SELECT module, 0, 0, NULL, at, at, NULL FROM starts
         UNION ALL SELECT module, 0, count(*), NULL, NULL, max(at), NULL FROM hints GROUP BY module

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -42,22 +43,28 @@ class WarmRunner:
                 env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             )
 
-    def grade(self, request: RunRequest) -> Iterator[Event]:
-        """The events of one run as they come, `Ended` last; raises `RunnerDied` when the runner is gone."""
+    def grade(self, request: RunRequest, cancelled: threading.Event | None = None) -> Iterator[Event]:
+        """The events of one run as they come, `Ended` last; raises `RunnerDied` when the runner is gone.
+
+        When `cancelled` is set, or the iterator is closed, the run is ended and no more events come.
+        """
         read, write = os.pipe()
-        with os.fdopen(read, "rb") as events:
+        try:
             try:
                 socket.send_fds(self._control, [msgspec.msgpack.encode(request)], [write])
             except OSError as error:
                 raise RunnerDied(f"the runner cannot be reached: {error}") from error
             finally:
                 os.close(write)
-            for line in events:
+            for line in _lines(read, cancelled or threading.Event()):
                 event = from_line(line)
                 yield event
                 if isinstance(event, Ended):
                     return
-        raise RunnerDied("the run ended without a word; a process of the lab was killed, or memory ran out")
+        finally:
+            os.close(read)  # the warden sees that nobody listens, and ends the run
+        if cancelled is None or not cancelled.is_set():
+            raise RunnerDied("the run ended without a word; a process of the lab was killed, or memory ran out")
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +74,19 @@ class WarmRunner:
     ) -> None:
         self._control.close()
         self._process.wait()
+
+
+def _lines(descriptor: int, cancelled: threading.Event) -> Iterator[bytes]:
+    """The complete lines that come until the end, or until cancelled."""
+    rest = b""
+    while not cancelled.is_set():
+        if not select.select([descriptor], [], [], 0.05)[0]:
+            continue
+        data = os.read(descriptor, 65536)
+        if not data:
+            return
+        *complete, rest = (rest + data).split(b"\n")
+        yield from complete
 
 
 def _serve(control: socket.socket) -> None:

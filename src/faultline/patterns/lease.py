@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from faultline.patterns.lock_servers import Claim, Servers
 
 
-RELEASING = 1.0  # seconds that a release waits for servers that do not answer
+RELEASING = 2.0  # seconds that a release waits for servers that do not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ class Lease:
     async def release(self) -> bool:
         """Free the lock at once: True if it was still ours (on the majority of the servers), False if not.
 
-        Never frees what another holder has got meanwhile. Raises nothing for servers that do not answer and waits at
-        most a second for them: their copy expires, unless this lock reaches them earlier. Released again, it is False.
+        Never frees what another holder has got meanwhile. Raises nothing for servers that do not answer, and waits at
+        most 2 s for them: what they hold expires, unless the lock reaches them earlier. Released again, it is False.
         """
         self._released = True
         self._until = -math.inf

@@ -40,6 +40,9 @@ class Commands(Protocol):
     async def execute_command(self, *words: Any) -> Any:
         """The server's answer to one command."""
 
+    def get_connection_kwargs(self) -> dict[str, Any]:
+        """How the client connects."""
+
 
 class Script:
     """Sent by its digest; the text follows only when the server does not know it, as after a restart."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from redis.exceptions import MaxConnectionsError, RedisError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 FOR_NOW, FOR_GOOD = 0, VOID_MS  # how long to refuse an owner of whom a request may still be under way
 STRAGGLERS = 0.05  # seconds for servers whose answer changes nothing any more
-BUSY = 0.01  # seconds until one of a client's connections may be free again
+BUSY, PERSISTENCE = 0.01, 100  # seconds until one of a client's connections may be free again, and how often to look
 
 
 class Claim:
@@ -60,6 +62,8 @@ class Servers:
         self._clients = tuple(clients)
         self._keys = Keys.of(name)
         self.majority = len(self._clients) // 2 + 1
+        self.silence = max(_silence(client) for client in self._clients)
+        """Seconds after which the clients themselves give a silent server up."""
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -109,12 +113,10 @@ class Servers:
                 if server in claim.open:
                     await self._give_back(server, claim, FOR_GOOD)
 
-        try:
+        with suppress(TimeoutError):  # the claims say what is still open
             async with asyncio.timeout(within), asyncio.TaskGroup() as group:
                 for server in servers:
                     group.create_task(settle_one(server))
-        except TimeoutError:
-            pass  # the claims say what is still open
 
     async def wake(self, seconds: float) -> bool:
         """Wait until a holder of the only server frees the lock: False when waiting there is not possible.
@@ -139,15 +141,16 @@ class Servers:
     async def _give_back(self, server: int, claim: Claim, void: int) -> int | None:
         missed, claim.unsure[server] = claim.unsure[server], True
         keys = (self._keys.lease, self._keys.wake, self._keys.waiting, self._keys.voids + claim.owner)
-        while True:
+        for _ in range(PERSISTENCE):
             answer = await self._run(server, claim, GIVE_BACK, keys, claim.owner, void if missed else FOR_NOW)
+            if answer is not None:
+                claim.here[server] = False
+                claim.unsure[server] = missed and void == FOR_NOW
+                return answer
             if not isinstance(claim.troubles[server], MaxConnectionsError):
                 break
             await asyncio.sleep(BUSY)  # the waiters have all connections, and none of them for long
-        if answer is not None:
-            claim.here[server] = False
-            claim.unsure[server] = missed and void == FOR_NOW
-        return answer
+        return None
 
     async def _run(
         self, server: int, claim: Claim, script: Script, keys: tuple[str, ...], *arguments: str | int
@@ -169,11 +172,9 @@ class Servers:
     ) -> Answers:
         answers: Answers = [None] * len(self._clients)
         if len(servers) == 1:
-            try:
-                async with asyncio.timeout(within):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within) if within < self.silence else nullcontext():
                     answers[servers[0]] = await question(servers[0])
-            except TimeoutError:
-                pass
             return answers
 
         decided = asyncio.Event()
@@ -189,12 +190,9 @@ class Servers:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(server)) for server in servers]
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await decided.wait()
-            except TimeoutError:
-                pass
-            else:
                 await asyncio.wait(tasks, timeout=STRAGGLERS)
             for task in tasks:
                 task.cancel()
@@ -203,3 +201,9 @@ class Servers:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _silence(client: Commands) -> float:
+    settings = client.get_connection_kwargs()
+    limits = [settings.get("socket_connect_timeout"), settings.get("socket_timeout")]
+    return sum(math.inf if limit is None else limit for limit in limits)

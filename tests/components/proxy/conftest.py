@@ -47,7 +47,10 @@ def postgres_port() -> Iterator[int]:
     try:
         subprocess.run(
             ["initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
-            check=True, stdout=subprocess.DEVNULL, cwd="/", **user,  # pyright: ignore[reportArgumentType, reportCallIssue] -- one dict for both calls
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            **user,  # pyright: ignore[reportArgumentType, reportCallIssue] -- one dict for both calls
         )
         port = _free_port()
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}

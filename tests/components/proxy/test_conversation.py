@@ -15,7 +15,10 @@ STEPS = {
     "inline": (b"PING\r\n", b"+PONG\r\n"),
     "pipeline": (b"*1\r\n$4\r\nPING\r\n" * 5, b"+PONG\r\n" * 5),
     "transaction": (b"MULTI\r\nINCR n\r\nEXEC\r\n", OK + b"+QUEUED\r\n*1\r\n:1\r\n"),
-    "subscribe": (b"SUBSCRIBE a b\r\n", b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"),
+    "subscribe": (
+        b"SUBSCRIBE a b\r\n",
+        b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n",
+    ),
     "unsubscribe": (
         b"UNSUBSCRIBE\r\n",
         b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n"
@@ -33,7 +36,7 @@ CONVERSATION = [
     "resp3", "tracked", "subscribe3", "list", "quiet", "silence", "get",
 ]  # fmt: skip
 STEPS["subscribe3"] = (b"SUBSCRIBE a\r\n", b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
-EXPECTED = Counts(requests=29, round_trips=16, pushes=2)
+EXPECTED = Counts(requests=26, round_trips=16, pushes=2)
 
 
 @given(st.integers(0, 2**32))

@@ -104,7 +104,9 @@ async def test_latency_strikes_only_its_direction(connect: Connect, plain: Fault
     assert late.hits == (2 if direction is Direction.BOTH else 1)
 
 
-async def test_delays_of_chunks_overlap_and_those_of_faults_add_up(connect: Connect, plain: FaultProxy, until: Until) -> None:
+async def test_delays_of_chunks_overlap_and_those_of_faults_add_up(
+    connect: Connect, plain: FaultProxy, until: Until
+) -> None:
     client, server = await connect()
     faults = [plain.add(Latency(0.2)), plain.add(Latency(0.3))]
 
@@ -201,7 +203,9 @@ async def test_a_cut_towards_the_server_keeps_the_request_from_it(connect: Conne
     assert plain.counts.bytes_to_server == 0
 
 
-async def test_a_reset_strikes_open_and_new_connections(connect: Connect, plain: FaultProxy, accepted: list[End]) -> None:
+async def test_a_reset_strikes_open_and_new_connections(
+    connect: Connect, plain: FaultProxy, accepted: list[End]
+) -> None:
     client, server = await connect()
 
     torn = plain.add(Reset())
@@ -220,7 +224,9 @@ async def test_a_reset_strikes_open_and_new_connections(connect: Connect, plain:
 
 
 @pytest.mark.parametrize("age", Age)
-async def test_a_reset_can_be_narrowed_to_open_or_new_connections(connect: Connect, plain: FaultProxy, age: Age) -> None:
+async def test_a_reset_can_be_narrowed_to_open_or_new_connections(
+    connect: Connect, plain: FaultProxy, age: Age
+) -> None:
     old, _ = await connect()
     torn = plain.add(Reset(after=3, ages=frozenset({age})))
     new, _ = await connect()
@@ -247,7 +253,9 @@ async def test_a_reset_after_bytes_lets_exactly_those_through(connect: Connect, 
     assert torn.hits == 1
 
 
-async def test_a_black_hole_swallows_and_what_it_swallowed_never_comes(connect: Connect, plain: FaultProxy, until: Until) -> None:
+async def test_a_black_hole_swallows_and_what_it_swallowed_never_comes(
+    connect: Connect, plain: FaultProxy, until: Until
+) -> None:
     client, server = await connect()
     idle, idle_server = await connect()
     hole = plain.add(BlackHole(), Direction.TO_SERVER)
@@ -265,7 +273,9 @@ async def test_a_black_hole_swallows_and_what_it_swallowed_never_comes(connect: 
     assert hole.hits == 1
 
 
-async def test_a_black_hole_takes_new_connections_and_their_goodbyes(connect: Connect, plain: FaultProxy, until: Until) -> None:
+async def test_a_black_hole_takes_new_connections_and_their_goodbyes(
+    connect: Connect, plain: FaultProxy, until: Until
+) -> None:
     hole = plain.add(BlackHole())
     client, server = await connect()
 
@@ -333,7 +343,9 @@ async def test_half_close_is_forwarded_behind_the_bytes(connect: Connect, plain:
     assert await receives_end(client) == b""
 
 
-async def test_a_servers_reset_reaches_the_client_behind_the_bytes(connect: Connect, plain: FaultProxy, until: Until) -> None:
+async def test_a_servers_reset_reaches_the_client_behind_the_bytes(
+    connect: Connect, plain: FaultProxy, until: Until
+) -> None:
     client, server = await connect()
     late = plain.add(Latency(0.2))
     server[1].write(b"last words")
@@ -354,7 +366,9 @@ async def test_nobody_upstream_means_reset(unused_tcp_port: int) -> None:
         client[1].transport.abort()
 
 
-async def test_a_client_is_made_to_wait_when_the_server_does_not_read(connect: Connect, plain: FaultProxy, until: Until) -> None:
+async def test_a_client_is_made_to_wait_when_the_server_does_not_read(
+    connect: Connect, plain: FaultProxy, until: Until
+) -> None:
     """At most so much is buffered; nothing of it is lost."""
     client, server = await connect()
     server[1].transport.pause_reading()

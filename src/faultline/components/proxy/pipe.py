@@ -232,9 +232,12 @@ class Pipe:
             self._around.sender_reset()
             return
         assert self._sink
-        if not self._sink.is_closing():
+        try:
             self._sink.write_eof()
-        self._around.drained()
+        except OSError:  # the receiver is gone already; asyncio reads no more after an EOF, so nobody noticed
+            self._around.end(Fate.RESET)
+        else:
+            self._around.drained()
 
     def _is_clear(self) -> bool:
         return not self._queue and not self._valves and not self._choked and self._sink is not None

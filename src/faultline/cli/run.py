@@ -1,0 +1,51 @@
+"""`./lab run MODULE`: the module's example, on real servers that live as long as it does."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from faultline.components import Clone, Supervisor
+from faultline.engine import exercise, roadmap
+from faultline.engine.errors import BadModule
+from faultline.engine.exercise import Exercise
+from faultline.engine.module_names import find_module
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("module", help="such as redis/05")
+
+
+def run(args: argparse.Namespace, root: Path) -> int:
+    """Start what the example needs, run it, stop everything; its exit code tells whether its claims held."""
+    chosen = exercise.load(find_module(roadmap.load(root), args.module))
+    example = chosen.module.path / "example.py"
+    if not example.is_file():
+        raise BadModule(f"{example} is missing; restore it with git checkout")
+    return 0 if asyncio.run(_run(chosen, example)) == 0 else 1
+
+
+async def _run(chosen: Exercise, example: Path) -> int:
+    clone = Clone.here()
+    clone.runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="example-", dir=clone.runs) as folder:
+        async with Supervisor(Path(folder), clone) as supervisor:
+            environment = dict(os.environ)
+            for component, count in chosen.toml.example.items():
+                instances = await asyncio.gather(*(supervisor.start(component) for _ in range(count)))
+                urls = [instance.url for instance in instances]
+                environment[f"{component.upper()}_URL"] = urls[0]
+                environment[f"{component.upper()}_URLS"] = ",".join(urls)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(example), env=environment, cwd=example.parent, start_new_session=True
+            )
+            try:
+                return await process.wait()
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()

@@ -1,0 +1,126 @@
+"""Whatever was going on, closing the proxy leaves no task, no socket and no timer, and gives the port back."""
+
+import asyncio
+import contextlib
+import gc
+import socket
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from faultline.components.faults import BlackHole, Fault, Latency, Refuse, SlowDrip
+from faultline.components.proxy import FaultProxy, named
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("fault", [None, Latency(60), BlackHole(), SlowDrip(1, every=60), Refuse()], ids=repr)
+async def test_closing_leaves_nothing_behind(redis_port: int, until: Until, fault: Fault | None) -> None:
+    gc.collect()
+    tasks, open_before = asyncio.all_tasks(), descriptors()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        async with FaultProxy("127.0.0.1", redis_port, protocol="redis") as proxy:
+            clients = [await asyncio.open_connection(proxy.host, proxy.port) for _ in range(5)]
+            await until(lambda: proxy.counts.open == 5)
+            hold = proxy.hold(named("GET"))
+            if fault:
+                proxy.add(fault)
+            for number, (_, writer) in enumerate(clients):
+                writer.write([b"PING\r\n", b"GET k\r\n", b"*3\r\n$3\r\nSE", b"PING\r\n" * 100_000, b""][number])
+            await until(lambda: hold.arrived and proxy.counts.requests > 100)
+        for reader, writer in clients:
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(100_000):
+                    pass
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        del clients, reader, writer
+        gc.collect()
+
+    assert asyncio.all_tasks() == tasks
+    assert descriptors() == open_before
+    assert proxy.counts.open == 0
+
+
+async def test_the_port_is_given_back(redis_port: int) -> None:
+    async with FaultProxy("127.0.0.1", redis_port) as proxy:
+        port = proxy.port
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", port))
+
+
+async def test_closing_while_connecting_upstream_leaves_nothing_behind(unused_tcp_port: int) -> None:
+    """The upstream's queue is full, so its handshake is never finished."""
+    gc.collect()
+    open_before = descriptors()
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", unused_tcp_port))
+        full.listen(0)
+        waiting: list[socket.socket] = []
+        for _ in range(3):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(("127.0.0.1", unused_tcp_port))
+
+        async with asyncio.timeout(5), FaultProxy("127.0.0.1", unused_tcp_port) as proxy:
+            reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+            while not proxy.counts.open:
+                await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        for sock in waiting:
+            sock.close()
+    del reader, writer
+
+    assert descriptors() == open_before
+
+
+async def test_an_error_inside_passes_through(redis_port: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with FaultProxy("127.0.0.1", redis_port):
+            _ = 1 / 0
+
+
+async def test_finished_connections_are_forgotten_while_the_proxy_runs(
+    proxy: FaultProxy, direct: Redis, until: Until
+) -> None:
+    gc.collect()
+    open_before = descriptors()
+
+    for _ in range(20):
+        async with Redis(port=proxy.port, single_connection_client=True) as client:
+            await client.ping()
+
+    await until(lambda: proxy.counts.open == 0)
+    assert proxy.counts.accepted >= 20
+    await until(lambda: descriptors() == open_before)
+
+
+async def test_a_proxy_can_be_entered_in_one_task_and_left_in_another(redis_port: int) -> None:
+    """As a test's fixture does."""
+    proxy = FaultProxy("127.0.0.1", redis_port, protocol="redis")
+    await asyncio.ensure_future(proxy.__aenter__())
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    writer.write(b"PING\r\n")
+    assert await reader.readline() == b"+PONG\r\n"
+
+    await asyncio.ensure_future(proxy.__aexit__(None, None, None))
+
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.transport.abort()
