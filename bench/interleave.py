@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-type_Candidate = Callable[[], Awaitable[object]]
+Candidate = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Cost:
 
 
 async def compare(
-    candidates: Mapping[str, type_Candidate], *, base: str, calls: int, rounds: int, chance: random.Random
+    candidates: Mapping[str, Candidate], *, base: str, calls: int, rounds: int, chance: random.Random
 ) -> dict[str, Cost]:
     """Time `calls` calls of each candidate in every round, and take the median of the rounds' ratios to `base`.
 
@@ -49,4 +49,5 @@ async def compare(
 def machine() -> str:
     """Where it was measured, and how busy that was."""
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, load {load}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {system}, load {load}"

@@ -1,7 +1,7 @@
 """Requests and replies are told apart however the network splits the bytes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faultline.components.proxy_errors import NotResp
@@ -44,14 +44,15 @@ def groups(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 replies = st.recursive(leaves, groups, max_leaves=12)
 
 
-def split(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=30)))
-    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True) if start < end]
+def split(data: st.DataObject, text: bytes) -> list[bytes]:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=30)))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True) if start < end]
 
 
+@settings(deadline=None)
 @given(st.data(), st.lists(requests, max_size=8))
 def test_any_split_gives_the_same_requests(data: st.DataObject, sent: list[tuple[bytes, list[bytes] | None]]) -> None:
-    chunks = split(data.draw, b"".join(text for text, _ in sent))
+    chunks = split(data, b"".join(text for text, _ in sent))
     parser = RequestParser()
 
     seen = [request.args for chunk in chunks for request in parser.feed(chunk)]
@@ -60,9 +61,10 @@ def test_any_split_gives_the_same_requests(data: st.DataObject, sent: list[tuple
     assert not parser.partial
 
 
+@settings(deadline=None)
 @given(st.data(), st.lists(replies, max_size=8))
 def test_any_split_gives_the_same_replies(data: st.DataObject, sent: list[bytes]) -> None:
-    chunks = split(data.draw, b"".join(sent))
+    chunks = split(data, b"".join(sent))
     parser = ReplyParser()
     begins: list[int] = []
     ends = 0
@@ -80,6 +82,7 @@ def test_any_split_gives_the_same_replies(data: st.DataObject, sent: list[bytes]
     assert not parser.partial
 
 
+@settings(deadline=None)
 @given(st.data(), arguments)
 def test_partial_is_true_exactly_inside_a_message(data: st.DataObject, args: list[bytes]) -> None:
     text = command(*args)

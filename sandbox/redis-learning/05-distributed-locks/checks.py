@@ -1,6 +1,7 @@
 """The grader of redis/05: what a distributed lock promises, under the faults that break the promise."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from faultline.testbed import (
     Broken,
@@ -8,7 +9,9 @@ from faultline.testbed import (
     Held,
     Latency,
     LearnerProcess,
+    ProcessDied,
     ProxiedRedis,
+    Raised,
     RedisServer,
     Remote,
     Testbed,
@@ -100,11 +103,13 @@ async def test_refuses_bad_arguments(testbed: Testbed) -> None:
 async def test_one_holder_at_a_time(testbed: Testbed) -> None:
     """Of 100 contenders in 4 processes, one at a time holds the lock, and all get their turn.
 
+    In each process 5 tasks share a lock object, 5 objects in all.
+
     Look: the step between seeing that the lock is free and taking it.
     """
     redis = await testbed.redis()
     tills = await testbed.processes(4, "till")
-    locks = [await lock(till, redis, ttl=10.0) for till in tills for _ in range(25)]
+    locks = [await lock(till, redis, ttl=10.0) for till in tills for _ in range(5)] * 5
     held: list[Held] = []
     sold: list[int] = []
 
@@ -152,11 +157,27 @@ async def test_late_holder_is_visible(testbed: Testbed) -> None:
     await refused(testbed, third_lock, "till-2 holds the lock, and till-1 came late")
     assert await second.release() is True, "till-2 lost its lock to the late till-1"
 
-    patient_lock = await lock(early, redis, ttl=30.0)
-    again = await patient_lock.acquire(timeout=1.0)
-    assert await first.release() is False, "a late release took the new lease of its own process for its own"
-    await refused(testbed, third_lock, "till-1 holds the lock again, and its first lease was released late")
-    await again.release()
+
+async def test_each_lease_stands_for_itself(testbed: Testbed) -> None:
+    """A lease that ran out neither frees nor extends the next one, of the same process and the same lock object.
+
+    Look: the value in the lock's key, and what it is the name of.
+    """
+    redis = await testbed.redis()
+    till, other = await testbed.processes(2, "till")
+    shared, other_lock = await lock(till, redis, ttl=0.4), await lock(other, redis, ttl=30.0)
+
+    first = await shared.acquire(timeout=1.0)
+    second = await shared.acquire(timeout=3.0)
+    assert await first.release() is False, "a late release took the next lease of its own process for its own"
+    if await second.fetch("valid_for") > 0.2:  # otherwise this machine was too slow to say
+        await refused(testbed, other_lock, "the second lease holds the lock, and the first was released late")
+
+    third = await shared.acquire(timeout=3.0)
+    with testbed.raises("LockLost"):
+        await second.extend()
+    if await third.fetch("valid_for") > 0.2:
+        assert await third.release() is True, "the third lease was lost when the second was extended late"
 
 
 async def test_tokens_grow(testbed: Testbed) -> None:
@@ -235,7 +256,7 @@ async def test_only_the_owner_releases(testbed: Testbed) -> None:
 
 
 async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
-    """Extending keeps the lock and the token for a full new lease; once lost, it is refused and takes nothing.
+    """Extending keeps the lock and the token for one more ttl, no longer; once lost, it is refused and takes nothing.
 
     Look: `Lease.extend` in the starter.
     """
@@ -256,14 +277,46 @@ async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
             await refused(testbed, other_lock, "till-1 has just extended")
     assert await lease.fetch("token") == token, "extending changed the token"
 
-    successor = await other_lock.acquire(timeout=3.0)
+    with testbed.within(0.45, "the extended lock of a dead holder was free"):
+        successor = await other_lock.acquire(timeout=3.0)
     with testbed.raises("LockLost"):
         await lease.extend()
     assert await lease.fetch("valid_for") == 0, "a lost lease says that it is valid"
     assert await successor.release() is True, "extending a lost lease took the lock from its new holder"
     with testbed.raises("LockLost"):
         await successor.extend()
+
+    late = await my_lock.acquire(timeout=1.0)
+    await (await other_lock.acquire(timeout=3.0)).release()
+    try:
+        with testbed.raises("LockLost"):
+            await late.extend()
+    except Broken as error:
+        raise Broken(f"extended after somebody else had had the lock: {error}", error.witness) from error
     await (await other_lock.acquire(timeout=0)).release()
+
+
+async def test_names_do_not_meet(testbed: Testbed) -> None:
+    """Locks of different names have nothing to do with each other, even if one is called like a key of the other.
+
+    Look: what the keys of a lock are called.
+    """
+    redis = await testbed.redis()
+    till = await testbed.process("till-1")
+    first = await (await lock(till, redis, ttl=30.0)).acquire(timeout=1.0)
+
+    for key in await redis.truth.keys():
+        name = key.decode(errors="replace")
+        assert name.startswith(SALE), f"the lock {SALE!r} uses the key {name!r}; every key starts with the lock's name"
+        namesake = await lock(till, redis, ttl=30.0, name=name)
+        try:
+            lease = await namesake.acquire(timeout=0)
+        except Exception as error:
+            raise Broken(
+                f"{name!r} is the name of a key of the lock {SALE!r}, and no lock can be called so: {error}"
+            ) from error
+        assert await lease.release() is True, f"the lock {name!r} was lost to a key of the lock {SALE!r}"
+    assert await first.release() is True, f"the lock {SALE!r} was lost to a lock that is called like one of its keys"
 
 
 # -- liveness ----------------------------------------------------------------------------------------------------
@@ -292,12 +345,16 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
 async def test_waiting_does_not_spin(testbed: Testbed) -> None:
     """A waiter sends at most 50 commands a second, and yet has a released lock within 0.25 s.
 
-    Look: what the loop in `acquire` does between two tries.
+    Also when another waiter, who came before it, has died meanwhile.
+
+    Look: what the loop in `acquire` does between two tries, and who would be told of a release.
     """
     redis = await testbed.redis()
-    holder, waiter = await testbed.processes(2, "till")
+    holder, first, second = await testbed.processes(3, "till")
     way = await testbed.proxy(redis)
-    held, waiting = await lock(holder, redis, ttl=30.0), await lock(waiter, way, ttl=30.0)
+    held, doomed, waiting = [
+        await lock(till, server, ttl=30.0) for till, server in ((holder, redis), (first, way), (second, way))
+    ]
 
     await (await waiting.acquire(timeout=1.0)).release()
     lease = await held.acquire(timeout=1.0)
@@ -311,43 +368,111 @@ async def test_waiting_does_not_spin(testbed: Testbed) -> None:
     assert sent <= allowed, f"{sent} commands in {waited:.2f} s of waiting; promised were at most 50 a second"
 
     async with asyncio.TaskGroup() as tasks:
-        turn = tasks.create_task(waiting.acquire(timeout=5.0))
-        before = way.requests
-        await testbed.until(lambda: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock")
+        for who in (doomed, waiting):
+            before = way.requests
+            turn = tasks.create_task(outcome(who.acquire(timeout=5.0)))
+            await testbed.until(
+                lambda before=before: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock"
+            )
+        await first.kill()
         await lease.release()
         with testbed.within(0.25, "the waiter had the released lock"):
-            await turn
+            got = await turn
+    if isinstance(got, Exception):
+        raise got
+
+
+async def outcome(operation: Awaitable[Remote]) -> Remote | Exception:
+    """What became of it, for one that may be killed."""
+    try:
+        return await operation
+    except (Raised, ProcessDied) as error:
+        return error
 
 
 async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
-    """What it took to acquire is gone from the lease, and a lease with nothing left is never handed out.
+    """What it took to acquire or extend is gone from the lease, and a lease with nothing left is never handed out.
 
-    The network takes 0.15 s each way.
+    The network takes 0.06 s each way.
 
     Look: from which moment the ttl counts for the server, and from which for the holder.
     """
     redis = await testbed.redis()
-    [till] = await testbed.processes(1, "till")
+    till = await testbed.process("till-1")
     way = await testbed.proxy(redis)
-    ample, scarce = await lock(till, way, ttl=2.0, patient=True), await lock(till, way, ttl=0.25, patient=True)
-    for warm in (ample, scarce):
-        await (await warm.acquire(timeout=1.0)).release()
+    ample, scarce = await lock(till, way, ttl=2.0, patient=True), await lock(till, way, ttl=0.1, patient=True)
+    warm = await ample.acquire(timeout=1.0)
+    await warm.extend()
+    await warm.release()
 
-    testbed.inject(way, Latency(0.15), Direction.BOTH)
+    testbed.inject(way, Latency(0.06), Direction.BOTH)
     lease = await ample.acquire(timeout=3.0)
-    assert lease.valid_for <= 1.7, f"of 2 s, 0.3 s went by on the network; the lease says {lease.valid_for:.3f} s are left"
-    assert lease.valid_for > 0, "a lease without any time was handed out"
+    left = lease.valid_for
+    assert left <= 1.88, f"of 2 s, 0.12 s went by on the network; the lease says {left:.3f} s are left"
+    assert left > 0, "a lease without any time was handed out"
+    await lease.extend()
+    left = await lease.fetch("valid_for")
+    assert left <= 1.88, f"extending took 0.12 s on the network; of 2 s the lease says {left:.3f} s are left"
     await lease.release()
 
-    try:
-        with testbed.raises("LockUnavailable"):
-            gone = await scarce.acquire(timeout=0.4)
-    except Broken as error:
+    with testbed.raises("LockUnavailable"):
+        gone = await scarce.acquire(timeout=0.3)
         raise Broken(
-            f"a ttl of 0.25 s was over before the answer could be there, yet a lease was handed out, "
-            f"valid for {gone.valid_for:.3f} s" if "nothing was raised" in str(error) else str(error),
-            (gone.operation,) if "nothing was raised" in str(error) else (),
-        ) from error
+            f"a ttl of 0.1 s was over before the answer came, yet a lease was handed out, valid for {gone.valid_for:.3f} s",
+            (gone.operation,),
+        )
+
+
+async def test_lost_answers_leave_nothing(testbed: Testbed) -> None:
+    """A try whose answer got lost may have succeeded; when `acquire` has given up, the lock is free all the same.
+
+    The answer to each request of the try in turn is held back until the client has hung up.
+
+    Look: what is known of a command whose answer did not come.
+    """
+    redis = await testbed.redis()
+    mine, other = await testbed.processes(2, "till")
+    way = await testbed.proxy(redis)
+    my_lock, other_lock = await lock(mine, way, ttl=30.0), await lock(other, redis, ttl=30.0)
+    await (await my_lock.acquire(timeout=1.0)).release()
+    before = way.requests
+    lease = await my_lock.acquire(timeout=0)
+    requests = way.requests - before
+    await lease.release()
+
+    for position in range(1, requests + 1):
+        lost = way.proxy.hold_reply(lambda _: True, skip=position - 1)
+        with testbed.raises("LockUnavailable"):
+            await my_lock.acquire(timeout=0)
+        await lost.reached(5.0)
+        testbed.history.note("network", f"the answer to request {position} of the try was held back")
+        try:
+            lease = await other_lock.acquire(timeout=0.2)
+        except Exception as error:
+            raise Broken(
+                f"nobody holds the lock, the answer to request {position} of a try got lost, but acquiring it: {error}"
+            ) from error
+        await lease.release()
+        lost.release()
+
+
+async def test_silence_keeps_nobody(testbed: Testbed) -> None:
+    """A silent server keeps the caller no longer than it asked for, though its client would wait for 5 s.
+
+    Look: whose time limit bounds each call.
+    """
+    redis = await testbed.redis()
+    till = await testbed.process("till-1")
+    my_lock = await lock(till, redis, ttl=30.0, patient=True)
+    lease = await my_lock.acquire(timeout=1.0)
+
+    async with testbed.paused(redis):
+        with testbed.within(0.6, "extending at a silent server had failed"), testbed.raises("LockLost"):
+            await lease.extend()
+        with testbed.within(0.6, "releasing at a silent server had ended"):
+            assert await lease.release() is False, "the server was silent, and release said that the lock was its own"
+        with testbed.within(0.8, "an acquire with a timeout of 0.3 s had given up"), testbed.raises("LockUnavailable"):
+            await my_lock.acquire(timeout=0.3)
 
 
 # -- several servers ---------------------------------------------------------------------------------------------
@@ -387,8 +512,12 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
     servers = await testbed.redises(3)
     mine, other = await testbed.processes(2, "till")
     my_lock, other_lock = await lock(mine, *servers, ttl=30.0), await lock(other, *servers, ttl=30.0)
+    early_lock = await lock(mine, *servers, ttl=30.0, name="another-sale")
+    early = await early_lock.acquire(timeout=1.0)
 
     await asyncio.gather(servers[1].kill(), servers[2].kill())
+    with testbed.raises("LockLost"):
+        await early.extend()
     with testbed.within(0.8, "an acquire with a timeout of 0.3 s had given up"), testbed.raises("LockUnavailable"):
         await my_lock.acquire(timeout=0.3)
 

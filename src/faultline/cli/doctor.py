@@ -79,7 +79,9 @@ def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free
     fine = free > GIGABYTE and os.access(root, os.W_OK)
     seen = f"{decimal(free)} free at {root}" + ("" if os.access(root, os.W_OK) else ", which you cannot write to")
-    return Finding("disk", fine, seen, do="" if fine else "make room (./lab clean shows what can go), or move the clone")
+    return Finding(
+        "disk", fine, seen, do="" if fine else "make room (./lab clean shows what can go), or move the clone"
+    )
 
 
 def _processes(clone: Clone) -> Finding:
@@ -111,7 +113,9 @@ def _component(component: type[Component], clone: Clone) -> Finding:
     chosen = next((offer for offer in offers if not isinstance(offer, Absent)), None)
     others = [f"{offer.provider}: {offer.reason}" for offer in offers if isinstance(offer, Absent)]
     if chosen is None:
-        return Finding(component.name, fine=False, seen="no provider has it", details=tuple(others), do=component.sources.install)
+        return Finding(
+            component.name, fine=False, seen="no provider has it", details=tuple(others), do=component.sources.install
+        )
     return Finding(component.name, fine=True, seen=_in_words(chosen), details=tuple(others))
 
 

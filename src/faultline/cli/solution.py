@@ -35,7 +35,10 @@ def run(args: argparse.Namespace, root: Path) -> int:
 def _sure(module: str) -> bool:
     if not sys.stdin.isatty():
         raise UsageError(f"{module} is not passed yet; to see the reference all the same: --yes")
-    return input(f"You have not passed {module} yet. Show the reference all the same? [y/N] ").strip().lower() in {"y", "yes"}
+    return input(f"You have not passed {module} yet. Show the reference all the same? [y/N] ").strip().lower() in {
+        "y",
+        "yes",
+    }
 
 
 def _print_source(path: Path) -> None:

@@ -35,7 +35,15 @@ STAGES = (
     Stage("tests", _python("pytest", "--durations=10")),
     Stage(
         "graders",
-        _python("faultline.cli", "verify", "--kind=starter", "--kind=empty", "--kind=reference", "--kind=alternative", "--kind=mutant"),
+        _python(
+            "faultline.cli",
+            "verify",
+            "--kind=starter",
+            "--kind=empty",
+            "--kind=reference",
+            "--kind=alternative",
+            "--kind=mutant",
+        ),
     ),
     Stage("outsiders", _python("faultline.cli", "verify", "--kind=outsider"), full_only=True),
     Stage("benchmarks", _python("faultline.cli", "bench", "redis"), full_only=True),
@@ -51,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, root: Path) -> int:
     """Run every stage, also after a failure; 0 if all passed."""
     paint = Paint.for_()
-    wanted = [stage for stage in STAGES if (args.full or not stage.full_only) and (not args.only or stage.name in args.only)]
+    wanted = [
+        stage for stage in STAGES if (args.full or not stage.full_only) and (not args.only or stage.name in args.only)
+    ]
     results: list[tuple[Stage, bool, float]] = []
     for stage in wanted:
         print(paint.bold(f"── {stage.name} "), flush=True)
@@ -60,7 +70,9 @@ def run(args: argparse.Namespace, root: Path) -> int:
         results.append((stage, passed, time.monotonic() - began))
     print(paint.bold("── where the time went "))
     for stage, passed, seconds in results:
-        print(f"  {paint.in_('green', 'passed') if passed else paint.in_('red', 'FAILED')}  {seconds:7.1f} s  {stage.name}")
+        print(
+            f"  {paint.in_('green', 'passed') if passed else paint.in_('red', 'FAILED')}  {seconds:7.1f} s  {stage.name}"
+        )
     failed = sum(not passed for _, passed, _ in results)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed or not results else 0
@@ -68,4 +80,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
 
 def _environment() -> dict[str, str]:
     """This process's environment, with nothing in it that changes what tests see."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LAB_REDIS", "LAB_POSTGRES"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", "LAB_REDIS", "LAB_POSTGRES"))
+    }

@@ -81,7 +81,8 @@ def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exer
     runs = sum(len(result.seconds) for result in ordered)
     failed = sum(len(result.objections) for result in ordered) + len(missing)
     console.print(
-        f"  {runs} runs in {time.monotonic() - began:.0f} s, {failed} objections" + (", on a busy machine" if args.load else "")
+        f"  {runs} runs in {time.monotonic() - began:.0f} s, {failed} objections"
+        + (", on a busy machine" if args.load else "")
     )
     return chosen, clean, ordered
 

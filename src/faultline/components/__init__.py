@@ -13,8 +13,8 @@ from faultline.components.errors import (
     PortTaken,
     StartFailed,
     Unavailable,
-    UnknownComponent,
     Unkillable,
+    UnknownComponent,
 )
 from faultline.components.instance import Instance
 from faultline.components.records import Record
@@ -39,8 +39,8 @@ __all__ = [
     "StartFailed",
     "Supervisor",
     "Unavailable",
-    "UnknownComponent",
     "Unkillable",
+    "UnknownComponent",
     "describe",
     "sweep",
 ]

@@ -53,5 +53,5 @@ class Unkillable(ComponentError):
     """Unknown: a process did not end although it was killed (a disk or network file system hangs?)."""
 
 
-class NotReady(Exception):  # noqa: N818 -- not a failure but the answer "ask again", between component and supervisor
-    """The server is there but does not serve yet."""
+class NotReady(Exception):
+    """Not a failure but the answer 'ask again': the server is there and does not serve yet."""

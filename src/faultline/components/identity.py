@@ -18,6 +18,7 @@ DROP = (
     "--clear-groups",
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
+    "--securebits=+no_setuid_fixup",  # or access(2), by which PostgreSQL looks for its programs, forgets the capability
     "--pdeathsig=KILL",
     "--",
 )

@@ -121,6 +121,7 @@ class Instance:
             await processes.kill(kin)  # too slow, or left by a leader that died by itself
         except BaseException:  # also when cancelled
             self.kill_now()
+            self._ended()
             raise
         self._ended()
 
@@ -152,29 +153,25 @@ class Instance:
             raise
 
     async def _until_ready(self, site: Site, process: subprocess.Popen[bytes], written: int) -> None:
-        begun, pause = monotonic(), 0.002
-        while True:
-            left = self._component.patience - (monotonic() - begun)
+        begun, pause, attempt, seen = monotonic(), 0.002, 0.5, ""
+        while (spent := monotonic() - begun) < self._component.patience:
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(attempt, self._component.patience - spent)):
                     return await self._component.ready(self.url)
-            except (OSError, NotReady) as error:  # TimeoutError is an OSError
-                seen = str(error) or "no answer"
+            except TimeoutError:  # it may be slow, or a stranger's server that never answers
+                attempt, seen = attempt * 2, "no answer"
+            except (OSError, NotReady) as error:
+                seen = str(error)
             if process.poll() is not None:
                 self._explain_exit(site, process.returncode, monotonic() - begun, written)
-            if left <= 0:
-                raise StartFailed(
-                    self._story(f"was not ready after {self._component.patience:.0f} s ({seen})", written)
-                )
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.05)
+        raise StartFailed(self._story(f"was not ready after {spent:.1f} s ({seen})", written))
 
     def _require_free_ports(self, site: Site) -> None:
         for port in site.ports.values():
             if not ports.is_free(port):
-                raise PortTaken(
-                    f"{self.name}: port {port} is held by {ports.holder(port)}; end that or choose another"
-                )
+                raise PortTaken(f"{self.name}: port {port} is held by {ports.holder(port)}; end that or choose another")
 
     def _explain_exit(self, site: Site, code: int, seconds: float, written: int) -> NoReturn:
         self._require_free_ports(site)  # somebody was quicker

@@ -30,9 +30,7 @@ def reserved(port: int | None = None) -> Iterator[int]:
             if port is not None or is_free(candidate):
                 yield candidate
                 return
-    raise PortTaken(
-        "no free port" if port is None else f"port {port} is used by another supervisor of this machine"
-    )
+    raise PortTaken("no free port" if port is None else f"port {port} is used by another supervisor of this machine")
 
 
 def is_free(port: int) -> bool:
@@ -50,13 +48,12 @@ def is_free(port: int) -> bool:
 def holder(port: int) -> str:
     """Who listens there, in words; 'another process' where the system does not tell."""
     sockets = _listening(port)
-    for folder in Path("/proc").glob("[0-9]*"):
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if sockets & {str(link.readlink()) for link in (folder / "fd").iterdir()}:
-                words = (
-                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                )
-                return f"process {folder.name} ({words[:80]})"
+            if str(link.readlink()) in sockets:
+                process = link.parents[1]
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f"process {process.name} ({words[:80]})"
         except OSError:  # ended meanwhile, or somebody else's
             continue
     return "another process"
@@ -88,7 +85,5 @@ def _listening(port: int) -> set[str]:
         except OSError:  # IPv6 is switched off
             continue
         cells = (row.split() for row in rows)
-        sockets |= {
-            f"socket:[{cell[9]}]" for cell in cells if cell[1].endswith(f":{port:04X}") and cell[3] == LISTEN
-        }
+        sockets |= {f"socket:[{cell[9]}]" for cell in cells if cell[1].endswith(f":{port:04X}") and cell[3] == LISTEN}
     return sockets

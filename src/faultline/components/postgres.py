@@ -9,7 +9,7 @@ from signal import SIGINT, Signals
 from typing import ClassVar
 
 from faultline.components.component import Address, Command, Site
-from faultline.components.errors import NotReady
+from faultline.components.errors import NotReady, StartFailed
 from faultline.components.fetching import once
 from faultline.components.providers import FromAddress, FromPath, FromWheel, Sources
 
@@ -57,6 +57,7 @@ class Postgres:
 
     async def prepare(self, site: Site) -> None:
         """A copy of the primary, or of an empty cluster that is made once for all instances."""
+        _require_same_major(site)
         if self.replica_of:
             await once(site.data, lambda draft: self._copy(site, draft))
         else:
@@ -113,11 +114,21 @@ class Postgres:
         lock.unlink()
 
 
+def _require_same_major(site: Site) -> None:
+    made_by = site.data / "PG_VERSION"
+    if made_by.exists() and made_by.read_text().strip() != site.program.version().split(".")[0]:
+        raise StartFailed(
+            f"{site.data} was made by PostgreSQL {made_by.read_text().strip()}, and {site.program.path} is "
+            f"{site.program.version()}; bring the old one back, or start empty: ./lab clean run"
+        )
+
+
 async def _copy_template(site: Site, draft: Path) -> None:
     program = site.program.path
     key = hashlib.sha256(repr((str(program), program.stat().st_mtime_ns, site.identity.uid, INITDB)).encode())
     template = site.cache / f"postgres-{key.hexdigest()[:12]}"
     await once(template, lambda draft: _initialise(site, draft))
+    site.identity.own(draft)
     await site.run("cp", "-a", "--reflink=auto", f"{template}/.", draft)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from time import monotonic
@@ -51,7 +52,9 @@ def look(pid: int) -> Process | None:
     except OSError:
         return None
     state, parent, *rest = text[text.rindex(b")") + 2 :].split(maxsplit=20)
-    return None if state in GONE else Process(pid, int(rest[17]), int(parent), state.decode())
+    if state in GONE and int(rest[15]) <= 1:  # else its first thread has ended and others still hold its files
+        return None
+    return Process(pid, int(rest[17]), int(parent), state.decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +83,23 @@ class Kin:
             return True
         place = f"/proc/{process.pid}"
         try:
-            return (
-                f"{os.readlink(f'{place}/cwd')}/".startswith(f"{self.folder}/")
-                and os.readlink(f"{place}/exe").removesuffix(" (deleted)") == self.program
-            ) or f"{MARK}={self.folder}".encode() in _read(f"{place}/environ").split(b"\0")
+            cwd = os.readlink(f"{place}/cwd")  # noqa: PTH115 -- for every process of the machine, and Path is slow
+            exe = os.readlink(f"{place}/exe")  # noqa: PTH115 -- likewise
+            if f"{cwd}/".startswith(f"{self.folder}/") and exe.removesuffix(" (deleted)") == self.program:
+                return True
+            return f"{MARK}={self.folder}".encode() in _read(f"{place}/environ").split(b"\0")
         except OSError:  # ended meanwhile, a kernel thread, or somebody else's
             return False
 
 
 def _all() -> Iterator[Process]:
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208 -- likewise
         if entry.isdecimal() and (process := look(int(entry))):
             yield process
 
 
 def _read(path: str) -> bytes:
-    file = os.open(
-        path, os.O_RDONLY
-    )  # half the time of open(), and there is one for every process of the machine
+    file = os.open(path, os.O_RDONLY)  # half the time of open(), and there is one for every process of the machine
     try:
         return os.read(file, 65_536)
     finally:
@@ -131,12 +133,12 @@ async def run(argv: Sequence[str], *, folder: Path, environment: Mapping[str, st
     with tempfile.NamedTemporaryFile() as output:
         process = spawn(argv, folder=folder, environment=environment, output=Path(output.name))
         try:
-            while (code := process.poll()) is None:
-                await asyncio.sleep(0.002)
+            if leader := look(process.pid):
+                await ended(leader)
         finally:
-            process.kill()
-            process.wait()
-        return code, tail(Path(output.name))
+            process.kill()  # nothing happens to one that has ended
+            code = process.wait()
+        return code, tail(Path(output.name), lines=40)
 
 
 def tail(log: Path, *, after: int = 0, lines: int = 15) -> str:
@@ -147,7 +149,7 @@ def tail(log: Path, *, after: int = 0, lines: int = 15) -> str:
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
-async def ended(process: Process, *, within: float) -> bool:
+async def ended(process: Process, *, within: float = inf) -> bool:
     """Wait until the process is gone; False when it still runs after that many seconds."""
     try:
         watch = os.pidfd_open(process.pid)

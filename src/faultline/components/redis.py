@@ -65,9 +65,7 @@ class Redis:
         }
         if self.replica_of:
             options["replicaof"] = f"{self.replica_of.host} {self.replica_of.port}"
-        arguments = [
-            word for name, value in (options | dict(self.config)).items() for word in (f"--{name}", value)
-        ]
+        arguments = [word for name, value in (options | dict(self.config)).items() for word in (f"--{name}", value)]
         return Command([str(site.program.path), *arguments])
 
     async def ready(self, url: str) -> None:
@@ -83,16 +81,16 @@ class Redis:
 
 
 async def _ask(url: str, command: str) -> str:
-    """One inline command, as the protocol allows to type it, and the first piece of its answer."""
+    """The first piece of the answer to a command, sent inline as the protocol allows."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(
         parts.hostname, parts.port or 6379, ssl=parts.scheme == "rediss" or None
     )
     try:
         if parts.password:
-            writer.write(
-                f"AUTH {unquote(parts.username or 'default')} {unquote(parts.password)}\r\n".encode()
-            )
+            words = ["AUTH", unquote(parts.username or "default"), unquote(parts.password)]
+            sized = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
+            writer.write(f"*{len(words)}\r\n{sized}".encode())
             if not (welcome := await reader.readline()).startswith(b"+OK"):
                 return welcome.decode()
         writer.write(f"{command}\r\n".encode())

@@ -1,7 +1,6 @@
 """Starts servers as plain processes, and ends every one of them, also those of a supervisor that died."""
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -55,9 +54,12 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._resources:
-            async with asyncio.TaskGroup() as group:
-                for instance in self._instances.values():
-                    group.create_task(instance.stop())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for instance in self._instances.values():
+                        group.create_task(instance.stop())
+            except ExceptionGroup as several:
+                raise several.exceptions[0] from error
 
     @property
     def instances(self) -> Mapping[str, Instance]:
@@ -78,26 +80,27 @@ class Supervisor:
         """
         configured = configure(component, settings or {})
         name = self._reserve(component, name)
-        match await configured.sources.provide(self._clone):
-            case Given() as given if settings or port:
-                raise NotOurs(f"{given.url} is used as it is, without settings or a port; unset its variable")
-            case Given() as given:
-                return await self._adopt(name, configured, given)
-            case Program() as program:
-                return await self._launch(name, configured, program, port)
+        try:
+            match await configured.sources.provide(self._clone):
+                case Given() as given:
+                    return await self._adopt(name, configured, given, plain=not settings and port is None)
+                case Program() as program:
+                    return await self._launch(name, configured, program, port)
+        except BaseException:  # also when cancelled: it may be tried again under this name
+            self._names.remove(name)
+            self._instances.pop(name, None)
+            raise
 
     def _reserve(self, component: str, name: str | None) -> str:
-        name = name or next(
-            free for number in count(1) if (free := f"{component}-{number}") not in self._names
-        )
+        name = name or next(free for number in count(1) if (free := f"{component}-{number}") not in self._names)
         if name in self._names or not NAME.fullmatch(name):
-            raise BadSettings(
-                f"no instance can be called {name!r}: taken, or not small letters, digits and dashes"
-            )
+            raise BadSettings(f"no instance can be called {name!r}: taken, or not small letters, digits and dashes")
         self._names.add(name)
         return name
 
-    async def _adopt(self, name: str, component: Component, given: Given) -> Instance:
+    async def _adopt(self, name: str, component: Component, given: Given, *, plain: bool) -> Instance:
+        if not plain or given.url in {instance.url for instance in self._instances.values()}:
+            raise NotOurs(f"{given.url} is one server, used as it is: unset its variable to start our own")
         address = urlsplit(given.url)
         host, port = address.hostname or ports.HOST, address.port or next(iter(component.ports.values()))
         record = self._record(name, component, given.provider, host=host, port=port, url=given.url)
@@ -143,7 +146,7 @@ class Supervisor:
             identity=self._identity(component),
             environment=self._clone.environment,
         )
-        record = replace(record, program=os.path.realpath(program.path))
+        record = replace(record, program=program.real_path)
         instance = self._instances[name] = Instance(component, record, site)
         await instance.start()
         return instance
@@ -151,9 +154,7 @@ class Supervisor:
     def _identity(self, component: Component) -> Identity:
         return anybody_but_root(self._clone.environment) if component.refuses_root else myself()
 
-    def _record(
-        self, name: str, component: Component, provider: str, *, host: str, port: int, url: str
-    ) -> Record:
+    def _record(self, name: str, component: Component, provider: str, *, host: str, port: int, url: str) -> Record:
         folder = self._folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return Record(
@@ -173,7 +174,7 @@ class Supervisor:
 
 async def sweep(folder: Path) -> list[Record]:
     """End what a dead supervisor of this folder left running; who they were. A live one is left alone."""
-    if not folder.exists():
+    if not records.read(folder):
         return []
     try:
         with records.owned(folder):

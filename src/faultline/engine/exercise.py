@@ -34,7 +34,9 @@ class ModuleToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     concepts: tuple[_Text, ...]
     requires: tuple[str, ...]
     components: tuple[str, ...]
-    files: tuple[_Text, ...]  # of the exercise; the first is the one that checks load
+    files: Annotated[
+        tuple[_Text, ...], msgspec.Meta(min_length=1)
+    ]  # of the exercise; the first is the one that checks load
     example: dict[str, Annotated[int, msgspec.Meta(ge=1, le=9)]] = {}  # how many of which component it needs
     budget: float = 20.0  # seconds that all checks may take together
     outsiders: tuple[Outsider, ...] = ()
@@ -45,7 +47,7 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"r
 
     name: _Text
     why: _Text
-    caught_by: tuple[str, ...]  # each of these checks must refuse it
+    caught_by: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1)]  # each of these checks must refuse it
     diagnosis: _Text  # shown to a learner whose failure looks the same
     looks_like: _Text  # regular expression on what the first of these checks has seen
     replace: _Text
@@ -81,7 +83,7 @@ class Exercise(msgspec.Struct, frozen=True):
     @property
     def alternatives(self) -> list[Path]:
         """Folders with other correct solutions."""
-        return sorted(path for path in (self.module.path / "alternatives").glob("*") if path.is_dir())
+        return sorted(path for path in (self.module.path / "alternatives").glob("[!._]*") if path.is_dir())
 
     @property
     def entry(self) -> str:
@@ -91,7 +93,7 @@ class Exercise(msgspec.Struct, frozen=True):
     def mutated(self, mutant: Mutant) -> str:
         """The reference's first file with the mistake in it; raises `BadModule` unless the edit fits exactly once."""
         path = self.reference / self.toml.files[0]
-        source = path.read_text()
+        source = files(self.reference, self)[path.name]
         found = source.count(mutant.replace)
         where = f"{self.module.path / 'mutants.toml'}: mutant {mutant.name!r}"
         if found != 1:
@@ -100,9 +102,7 @@ class Exercise(msgspec.Struct, frozen=True):
         try:
             ast.parse(changed)
         except SyntaxError as error:
-            raise BadModule(
-                f"{where}: the result does not parse, line {error.lineno}: {error.msg}"
-            ) from error
+            raise BadModule(f"{where}: the result does not parse, line {error.lineno}: {error.msg}") from error
         return changed
 
     def diagnosis(self, check: str, seen: str) -> str:
@@ -119,6 +119,12 @@ def load(module: Module) -> Exercise:
         raise NotBuilt(f"{module.id} ({module.title}) is not built yet; ./lab next shows what is")
     toml = _decode(module.path / "module.toml", ModuleToml)
     mutants = _decode(module.path / "mutants.toml", _MutantsToml).mutants
+    for mutant in mutants:
+        try:
+            re.compile(mutant.looks_like)
+        except re.error as error:
+            where = f"{module.path / 'mutants.toml'}: looks_like of mutant {mutant.name!r}"
+            raise BadModule(f"{where} is no regular expression: {error}") from error
     for name in toml.files:
         if Path(name).name != name:
             raise BadModule(f"{module.path / 'module.toml'}: {name!r} in files must be a plain file name")
@@ -134,10 +140,23 @@ def _decode(path: Path, shape: type[_T]) -> _T:
         raise BadModule(f"{path}: {error}; correct it there, or restore it with git checkout") from error
 
 
+def files(folder: Path, exercise: Exercise) -> dict[str, str]:
+    """The exercise's files as they are in that folder, by name; raises `BadModule` if one cannot be read."""
+    return {name: text_of(folder / name) for name in exercise.toml.files}
+
+
+def text_of(path: Path) -> str:
+    """A file of a module; raises `BadModule` if it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadModule(f"{path} cannot be read: {error}; restore it with git checkout") from error
+
+
 def hints(exercise: Exercise) -> list[str]:
     """The hints of `hints.md`, one a second-level heading, from nudge to near-answer; raises `BadModule` for none."""
     path = exercise.module.path / "hints.md"
-    found = [part.partition("\n")[2].strip() for part in path.read_text().split("\n## ")[1:]]
+    found = [part.partition("\n")[2].strip() for part in f"\n{text_of(path)}".split("\n## ")[1:]]
     if not found:
         raise BadModule(f"{path} holds no hint; each begins with a second-level heading")
     return found

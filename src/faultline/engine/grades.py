@@ -1,7 +1,5 @@
 """From an exercise and a folder of files to a verdict, and from a verdict to progress."""
 
-import itertools
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from faultline.engine.exercise import Exercise
-from faultline.engine.run_request import RunRequest
 from faultline.engine.progress import Attempt, Outcome
+from faultline.engine.run_folders import run_folder
+from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Ended, Event, Judged, Verdict, overall
-
-_runs = itertools.count(1)
 
 _OUTCOMES = {
     Verdict.PASS: Outcome.PASSED,
@@ -32,7 +29,7 @@ def request(
         solution=str(solution),
         module=exercise.entry,
         root=str(root),
-        folder=str(root / ".lab" / "runs" / f"{os.getpid()}-{next(_runs)}"),
+        folder=str(run_folder(root)),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         only=list(only),
         limit=max(60.0, 6 * exercise.toml.budget),

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import os
 import random
 import time
 import traceback
@@ -28,7 +29,7 @@ from faultline.testbed.nursery import Nursery
 from faultline.testbed.speed import contention
 from faultline.testbed.testbed import Solution
 
-CHECK_LIMIT = 12.0  # seconds after which a check that still runs is a hang
+_OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)  # not `Exception`s for Python
 
 
 @dataclass(slots=True)
@@ -99,12 +100,12 @@ class Grader:
         first = await self._attempt(check, item, patience=1.0)
         if not first.missed:
             return first
-        slow = await contention()
-        second = await self._attempt(check, item, patience=max(1.5, 1.5 * slow))
+        patience = max(1.5, 1.5 * await contention())
+        second = await self._attempt(check, item, patience=patience)
         if second.verdict is Verdict.PASS:
             return _Attempt(
                 Verdict.UNKNOWN,
-                f"{first.seen}; a second try with {max(1.5, 1.5 * slow):.1f} times the time kept the promise. "
+                f"{first.seen}; a second try with {patience:.1f} times the time kept the promise. "
                 "This machine is busy: close what you can and check again.",
                 first.picture,
                 first.printed,
@@ -117,6 +118,7 @@ class Grader:
         folder.mkdir(parents=True)
         solution = Solution(Path(self.request.solution), self.request.module)
         opened = None
+        timer = asyncio.timeout(self.request.check_limit * patience)
         try:
             async with Testbed.opened(
                 solution=solution,
@@ -131,22 +133,22 @@ class Grader:
                     for name, value in item.funcargs.items()
                     if name in inspect.signature(item.obj).parameters
                 }
-                limit = CHECK_LIMIT * patience
-                async with asyncio.timeout(limit) as timer:
+                async with timer:
                     await item.obj(**arguments)
                 opened.prove_faults()
-        except Exception as error:  # noqa: BLE001 - whatever a check or the learner's code raises becomes a verdict
+        except (Exception, *_OUTCOMES) as error:  # whatever a check or the learner's code raises becomes a verdict
             if opened is None:
                 return _Attempt(Verdict.ERROR, _ours(error))
-            hung = isinstance(error, TimeoutError) and timer.expired()
-            return _failed(_leaf(error), opened, hung=CHECK_LIMIT * patience if hung else 0.0)
+            if isinstance(error, TimeoutError) and timer.expired():
+                return _hung(opened, self.request.check_limit * patience)
+            return _failed(_leaf(error), opened)
         return _Attempt(Verdict.PASS)
 
 
 def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     """Run the checks; returns what kept them from being judged, or "". Call it in a process of its own."""
     grader = Grader(request, emit, Nursery.forked())
-    options = "-p no:cacheprovider --import-mode=importlib --strict-markers -c /dev/null --rootdir".split()
+    options = ["-p", "no:cacheprovider", "--import-mode=importlib", "--noconftest", "-c", os.devnull, "--rootdir"]
     noise = io.StringIO()
     with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
         status = pytest.main([*options, request.root, request.checks], plugins=[grader])
@@ -166,23 +168,21 @@ def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:
     return paragraphs[0].replace("\n", " "), " ".join(look.removeprefix("Look:").split())
 
 
-def _failed(error: Exception, testbed: Testbed, *, hung: float) -> _Attempt:
+def _hung(testbed: Testbed, limit: float) -> _Attempt:
     now = testbed.history.now()
-    if hung:
-        waiting = [
-            f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()
-        ]
-        seen = (
-            f"it did not end within {hung:.0f} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
-        )
-        return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+    waiting = [f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()]
+    seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
+    return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+
+
+def _failed(error: BaseException, testbed: Testbed) -> _Attempt:
     verdict, seen, witness = _said(error)
     missed = isinstance(error, BudgetMissed)
-    picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, now)
+    picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, testbed.history.now())
     return _Attempt(verdict, seen, picture, _printed(testbed), missed)
 
 
-def _said(error: Exception) -> tuple[Verdict, str, Sequence[Entry]]:
+def _said(error: BaseException) -> tuple[Verdict, str, Sequence[Entry]]:
     match error:
         case Broken():
             return Verdict.FAIL, _first(error), error.witness
@@ -199,28 +199,25 @@ def _first(error: Exception) -> str:
     return str(error).split("\nassert ", 1)[0].strip() or type(error).__name__
 
 
-def _ours(error: Exception) -> str:
+def _ours(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({Path(last[0].filename).name}:{last[0].lineno})" if last else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _leaf(error: BaseException) -> Exception:
+_RANK = (Broken, ProcessDied, AssertionError, Raised, BaseException)
+
+
+def _leaf(error: BaseException) -> BaseException:
     """The one exception of a group that tells most: a broken promise before anything else, our own errors last."""
-    ranked = sorted(
-        _leaves(error), key=lambda leaf: _RANK.index(next(kind for kind in _RANK if isinstance(leaf, kind)))
-    )
-    return ranked[0]
+    return min(_leaves(error), key=lambda leaf: next(rank for rank, kind in enumerate(_RANK) if isinstance(leaf, kind)))
 
 
-_RANK = (Broken, ProcessDied, AssertionError, Raised, Exception)
-
-
-def _leaves(error: BaseException) -> Iterator[Exception]:
+def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _leaves(inner)
-    elif isinstance(error, Exception):
+    else:
         yield error
 
 

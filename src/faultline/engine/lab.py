@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from signal import SIGINT, SIGTERM, Signals
 from types import TracebackType
 from typing import Self
 
 from faultline.components import Clone, Instance, Supervisor
 
+ENDINGS = (SIGINT, SIGTERM)
 LOOK_EVERY = 0.2
 
 
@@ -26,33 +26,37 @@ class Lab:
 
     def __init__(self, clone: Clone) -> None:
         self._supervisor = Supervisor(clone.run, clone)
-        self._stack = AsyncExitStack()
         self._block: asyncio.Task[object] | None = None
         self.ended_by: Signals | None = None
 
     async def __aenter__(self) -> Self:
+        await self._supervisor.__aenter__()
         self._block = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in (SIGINT, SIGTERM):
-            loop.add_signal_handler(number, self._asked, number)
-            self._stack.callback(loop.remove_signal_handler, number)
-        await self._stack.enter_async_context(self._supervisor)
+        for number in ENDINGS:
+            asyncio.get_running_loop().add_signal_handler(number, self._asked, number)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         block, self._block = self._block, None
-        await self._stack.aclose()
-        ours = self.ended_by is not None and kind is asyncio.CancelledError
-        if ours and block is not None:
+        try:
+            await self._supervisor.__aexit__(kind, error, trace)
+        finally:
+            for number in ENDINGS:
+                asyncio.get_running_loop().remove_signal_handler(number)
+        asked = self.ended_by is not None and kind is asyncio.CancelledError
+        if asked and block is not None:
             block.uncancel()
-        return ours
+        return asked
 
     async def start(self, components: Sequence[str]) -> list[Instance]:
         """Start one of each, at the same time; returns when all are ready."""
-        async with asyncio.TaskGroup() as group:
-            started = [group.create_task(self._supervisor.start(name, name=name)) for name in components]
+        try:
+            async with asyncio.TaskGroup() as group:
+                started = [group.create_task(self._supervisor.start(name, name=name)) for name in components]
+        except ExceptionGroup as several:  # the others were cancelled: one reason is enough
+            raise several.exceptions[0] from None
         return [task.result() for task in started]
 
     async def deaths(self) -> AsyncIterator[Instance]:

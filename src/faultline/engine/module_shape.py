@@ -3,10 +3,11 @@
 import ast
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from faultline.engine.errors import BadModule
-from faultline.engine.exercise import Exercise, hints
+from faultline.engine.exercise import Exercise, hints, text_of
 
 WORDS = range(800, 1601)  # of a lesson
 MINIMUM_CHECKS = 4
@@ -21,8 +22,11 @@ def objections(exercise: Exercise) -> list[str]:
 
 
 def check_names(exercise: Exercise) -> dict[str, str]:
-    """The checks in their order, with the promise that each makes."""
-    tree = ast.parse(exercise.checks.read_text())
+    """The checks in their order, with the promise that each makes; raises `BadModule` if there is no reading them."""
+    try:
+        tree = ast.parse(text_of(exercise.checks))
+    except SyntaxError as error:
+        raise BadModule(f"{exercise.checks}:{error.lineno} does not parse: {error.msg}") from error
     return {
         node.name.removeprefix("test_"): inspect.cleandoc(ast.get_docstring(node) or "").split("\n\n")[0]
         for node in tree.body
@@ -37,6 +41,9 @@ def _checks(exercise: Exercise) -> Iterator[str]:
     for name, promise in checks.items():
         if not promise:
             yield f"check {name} makes no promise: its docstring is what the learner reads"
+    for name, count in Counter(mutant.name for mutant in exercise.mutants).items():
+        if count > 1:
+            yield f"mutants.toml has {count} mutants called {name!r}"
     named = {check for mutant in exercise.mutants for check in mutant.caught_by}
     for name in named - set(checks):
         yield f"mutants.toml names the check {name}, which is not there"
@@ -70,15 +77,15 @@ def _files(exercise: Exercise) -> Iterator[str]:
     elif len(example.read_text().splitlines()) > EXAMPLE_LINES:
         yield f"example.py is longer than {EXAMPLE_LINES} lines"
     for outsider in exercise.toml.outsiders:
-        if len((folder / "outsiders" / outsider.file).read_text().splitlines()) > OUTSIDER_LINES:
+        if len(text_of(folder / "outsiders" / outsider.file).splitlines()) > OUTSIDER_LINES:
             yield f"outsiders/{outsider.file} is longer than {OUTSIDER_LINES} lines"
 
 
 def _hints(exercise: Exercise) -> Iterator[str]:
     try:
         count = len(hints(exercise))
-    except (OSError, BadModule) as error:
-        yield f"hints.md: {error}"
+    except BadModule as error:
+        yield str(error)
         return
     if count < MINIMUM_HINTS:
         yield f"{count} hints; a module has at least {MINIMUM_HINTS}"

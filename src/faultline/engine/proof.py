@@ -4,15 +4,18 @@ A `Case` is one set of files with the verdict that it must get. `prove` runs all
 often as asked, and collects what disagrees.
 """
 
+import re
 import shutil
 import statistics
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faultline.engine.exercise import Exercise, Mutant, Outsider
+from faultline.engine.exercise import Exercise, Mutant, Outsider, files, text_of
 from faultline.engine.grades import Grade, request
+from faultline.engine.run_folders import run_folder
 from faultline.engine.verdicts import Verdict
 from faultline.engine.warm import WarmRunner
 
@@ -46,18 +49,22 @@ class Result:
 def cases(exercise: Exercise, *, timed: bool) -> list[Case]:
     """Everything that the module holds; `timed`: the reference must also keep the module's budget."""
     return [
-        Case(kind="starter", name="starter", files=_read(exercise, exercise.starter), objection=_refused),
+        Case(kind="starter", name="starter", files=files(exercise.starter, exercise), objection=_refused),
         Case(
-            kind="empty", name="empty file", files=dict.fromkeys(exercise.toml.files, ""), objection=_refused, repeated=False
+            kind="empty",
+            name="empty file",
+            files=dict.fromkeys(exercise.toml.files, ""),
+            objection=_refused,
+            repeated=False,
         ),
         Case(
             kind="reference",
             name="reference",
-            files=_read(exercise, exercise.reference),
+            files=files(exercise.reference, exercise),
             objection=lambda grade: _accepted(grade) or (_in_time(grade, exercise.toml.budget) if timed else ""),
         ),
         *(
-            Case(kind="alternative", name=folder.name, files=_read(exercise, folder), objection=_accepted)
+            Case(kind="alternative", name=folder.name, files=files(folder, exercise), objection=_accepted)
             for folder in exercise.alternatives
         ),
         *(_mutant_case(exercise, mutant) for mutant in exercise.mutants),
@@ -75,42 +82,51 @@ def prove(
     jobs: int = 2,
 ) -> Iterator[Result]:
     """Run every case `repeat` times (those marked so) and yield its result after each run, objections included."""
-    home = root / ".lab" / "runs" / "proof" / exercise.module.id.replace("/", "-")
-    shutil.rmtree(home, ignore_errors=True)
-    results = {case.name: Result(case) for case in chosen}
+    home = run_folder(root, f"proof-{exercise.module.id.replace('/', '-')}")
+    results = {id(case): Result(case) for case in chosen}
     rounds = [case for number in range(repeat) for case in chosen if case.repeated or number == 0]
-    with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(_grade, exercise, root, runner, case, home): case for case in rounds}
-        try:
-            for done in as_completed(running):
-                grade, result = done.result(), results[running[done].name]
-                result.seconds.append(grade.ended.seconds if grade.ended else 0.0)
-                if objection := running[done].objection(grade):
-                    result.objections.append(f"{objection} (seed {grade.seed})")
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
-    shutil.rmtree(home, ignore_errors=True)
+    cancelled = threading.Event()
+    try:
+        folders = {id(case): _written(case, home / str(number)) for number, case in enumerate(chosen)}
+        with ThreadPoolExecutor(jobs) as pool:
+            running = {
+                pool.submit(_grade, exercise, root, runner, case, folders[id(case)], cancelled): case for case in rounds
+            }
+            try:
+                for done in as_completed(running):
+                    yield _noted(results[id(running[done])], done.result())
+            finally:
+                cancelled.set()
+                pool.shutdown(cancel_futures=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def _grade(exercise: Exercise, root: Path, runner: WarmRunner, case: Case, home: Path) -> Grade:
-    folder = home / case.kind / case.name.replace(" ", "-").replace("/", "-")
-    folder.mkdir(parents=True, exist_ok=True)
+def _written(case: Case, folder: Path) -> Path:
+    """The folder with the case's files, written once: several runs may read them at the same time."""
+    folder.mkdir(parents=True)
     for name, text in case.files.items():
         (folder / name).write_text(text)
+    return folder
+
+
+def _noted(result: Result, grade: Grade) -> Result:
+    result.seconds.append(grade.ended.seconds if grade.ended else 0.0)
+    if objection := result.case.objection(grade):
+        result.objections.append(f"{objection} (seed {grade.seed})")
+    return result
+
+
+def _grade(
+    exercise: Exercise, root: Path, runner: WarmRunner, case: Case, folder: Path, cancelled: threading.Event
+) -> Grade:
     grade = Grade()
-    for event in runner.grade(request(exercise, folder, root, only=case.only)):
+    for event in runner.grade(request(exercise, folder, root, only=case.only), cancelled):
         grade.add(event)
     return grade
 
 
-def _read(exercise: Exercise, folder: Path) -> dict[str, str]:
-    return {name: (folder / name).read_text() for name in exercise.toml.files}
-
-
 def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
-    import re
-
     def objection(grade: Grade) -> str:
         if broken := _broken(grade):
             return broken
@@ -122,7 +138,7 @@ def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
             return f"{first.check} saw {first.seen!r}, which does not look like {mutant.looks_like!r}"
         return ""
 
-    files = _read(exercise, exercise.reference) | {exercise.toml.files[0]: exercise.mutated(mutant)}
+    files = files(exercise.reference, exercise) | {exercise.toml.files[0]: exercise.mutated(mutant)}
     return Case(kind="mutant", name=mutant.name, files=files, objection=objection, only=mutant.caught_by)
 
 
@@ -133,34 +149,40 @@ def _outsider_case(exercise: Exercise, outsider: Outsider) -> Case:
         fails = grade.named(Verdict.FAIL)
         if fails != set(outsider.fails):
             return f"recorded as failing {sorted(outsider.fails)}, failed {sorted(fails)}"
-        return ""
+        return _uncertain(grade)
 
-    text = (exercise.module.path / "outsiders" / outsider.file).read_text()
+    text = text_of(exercise.module.path / "outsiders" / outsider.file)
     name = f"{outsider.package} {outsider.version}"
-    return Case(
-        kind="outsider", name=name, files={exercise.toml.files[0]: text}, objection=objection, repeated=False
-    )
+    return Case(kind="outsider", name=name, files={exercise.toml.files[0]: text}, objection=objection, repeated=False)
 
 
 def _broken(grade: Grade) -> str:
-    if grade.ended is not None and grade.ended.trouble:
+    if grade.ended is None:
+        return "the run did not come to its end"
+    if grade.ended.trouble:
         return f"the grader broke: {grade.ended.trouble}"
-    return "; ".join(f"{one.check}: {one.verdict}, {one.seen}" for one in grade.judged if one.verdict is Verdict.ERROR)
+    if not grade.judged or len(grade.judged) != len(grade.checks):
+        return f"{len(grade.judged)} of {len(grade.checks)} checks were judged"
+    return _listed(grade, Verdict.ERROR)
+
+
+def _uncertain(grade: Grade) -> str:
+    return _listed(grade, Verdict.UNKNOWN)
+
+
+def _listed(grade: Grade, *verdicts: Verdict) -> str:
+    return "; ".join(f"{one.check}: {one.verdict}, {one.seen}" for one in grade.judged if one.verdict in verdicts)
 
 
 def _refused(grade: Grade) -> str:
     if broken := _broken(grade):
         return broken
     passed = grade.named(Verdict.PASS)
-    return f"passed {', '.join(sorted(passed))}" if passed else ""
+    return f"passed {', '.join(sorted(passed))}" if passed else _uncertain(grade)
 
 
 def _accepted(grade: Grade) -> str:
-    if broken := _broken(grade):
-        return broken
-    return "; ".join(
-        f"{one.check}: {one.verdict}, {one.seen}" for one in grade.judged if one.verdict is not Verdict.PASS
-    )
+    return _broken(grade) or _listed(grade, Verdict.FAIL, Verdict.UNKNOWN)
 
 
 def _in_time(grade: Grade, budget: float) -> str:

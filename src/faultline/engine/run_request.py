@@ -14,3 +14,4 @@ class RunRequest(msgspec.Struct, frozen=True):
     seed: int
     only: list[str] = []  # names of checks; empty: all
     limit: float = 120.0  # seconds for the whole run
+    check_limit: float = 12.0  # seconds after which a check that still runs is a hang

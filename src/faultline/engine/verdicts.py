@@ -47,7 +47,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 Event = Began | Judged | Ended
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Event)
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def to_line(event: Event) -> bytes:

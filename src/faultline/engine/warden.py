@@ -1,10 +1,11 @@
 """The warden of one run: forks the grader, watches its time, and leaves nothing of it behind.
 
 The grader, its servers and the learner's processes are all descendants of the warden, also those that tried to
-detach: the warden is their subreaper. It ends them when the grader ends, when the time is up, or when nobody
-listens any more.
+detach: the warden is their subreaper. It ends them when the grader ends, when the time is up, when they are too
+many, when nobody listens any more, or when the warm runner, its parent, is gone.
 """
 
+import asyncio
 import contextlib
 import os
 import select
@@ -14,22 +15,32 @@ import time
 import traceback
 from pathlib import Path
 
-from faultline.engine.descendants import become_subreaper, die_with_parent, end_descendants
+from faultline.engine.descendants import become_subreaper, count_descendants, end_descendants
 from faultline.engine.grading import grade
+from faultline.engine.run_folders import sweep_runs
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Ended, Event, to_line
+from faultline.testbed.parent_death import die_with_parent
+
+PROCESS_LIMIT = 256  # at once; a check needs ten or twenty
+_LOOK_EVERY = 0.5  # seconds
 
 
-def oversee(request: RunRequest, events: int) -> None:
-    """Run the grader to its end and write the last event to the descriptor `events`; call it in a forked process."""
+def oversee(request: RunRequest, events: int, *, parent: int) -> None:
+    """Run the grader to its end and write the last event to the descriptor `events`.
+
+    Call it in a process that `parent` has forked for it.
+    """
     os.setsid()
-    die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: _abandon(request))
+    die_with_parent(signal.SIGTERM, parent=parent)
     become_subreaper()
     began = time.monotonic()
+    warden = os.getpid()
     grader = os.fork()
     if grader == 0:
-        _be_grader(request, events)
+        _be_grader(request, events, warden)
+    asyncio.run(sweep_runs(Path(request.root)))
     trouble = _watch(grader, events, request.limit) or _told(request)
     end_descendants()
     shutil.rmtree(request.folder, ignore_errors=True)
@@ -37,14 +48,14 @@ def oversee(request: RunRequest, events: int) -> None:
         _send(events, Ended(round(time.monotonic() - began, 3), trouble))
 
 
-def _be_grader(request: RunRequest, events: int) -> None:
-    die_with_parent(signal.SIGKILL)
+def _be_grader(request: RunRequest, events: int, warden: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(signal.SIGKILL, parent=warden)
     trouble = "the grader did not come to its end"
     try:
         _trouble_file(request).parent.mkdir(parents=True, exist_ok=True)
         trouble = grade(request, lambda event: _send(events, event))
-    except BaseException as error:  # noqa: BLE001 - the last frame of a forked process
+    except BaseException as error:  # the last frame of a forked process
         trouble = "".join(traceback.format_exception(error))
     finally:
         _trouble_file(request).write_text(trouble)
@@ -63,14 +74,19 @@ def _send(events: int, event: Event) -> None:
 
 def _watch(grader: int, events: int, limit: float) -> str:
     """Wait for the grader; returns what went wrong, or ""."""
+    deadline = time.monotonic() + limit
     handle = os.pidfd_open(grader)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     poller.register(events, 0)  # POLLERR comes unasked, when the reader has gone
-    happened = dict(poller.poll(limit * 1000))
-    os.close(handle)
-    if not happened:
-        return f"the run was ended after {limit:g} s, its limit"
+    try:
+        while not (happened := dict(poller.poll(_LOOK_EVERY * 1000))):
+            if time.monotonic() > deadline:
+                return f"the run was ended after {limit:g} s, its limit"
+            if (count := count_descendants()) > PROCESS_LIMIT:
+                return f"the run was ended at {count} processes; its limit is {PROCESS_LIMIT}"
+    finally:
+        os.close(handle)
     if handle not in happened:
         return "nobody listens any more"
     _, status = os.waitpid(grader, 0)

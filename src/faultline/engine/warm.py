@@ -2,24 +2,31 @@
 
 `python -m faultline.engine.warm FD MODULE…` is its inside: it imports the modules, then takes one `RunRequest` a
 message on the socket FD, each with the descriptor that gets the run's events. It has a session of its own, so
-Ctrl-C reaches only the one who asked; when that one is gone, the socket says so, and every run ends.
+Ctrl-C reaches only the one who asked; when that one is gone, the socket says so, and every run ends. Should a
+warden be killed, what it watched over falls to the runner, which ends it.
 """
 
 import importlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from faultline.components import Clone
+from faultline.engine.descendants import become_subreaper, end_descendants
 from faultline.engine.errors import RunnerDied
+from faultline.engine.run_folders import owner_mark
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Ended, Event, from_line
 
@@ -40,7 +47,7 @@ class WarmRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+                env=_environment(),
             )
 
     def grade(self, request: RunRequest, cancelled: threading.Event | None = None) -> Iterator[Event]:
@@ -89,37 +96,67 @@ def _lines(descriptor: int, cancelled: threading.Event) -> Iterator[bytes]:
         yield from complete
 
 
-def _serve(control: socket.socket) -> None:
-    from faultline.engine.warden import oversee
+def _environment() -> dict[str, str]:
+    """The environment of the runs: nothing in it may change what pytest does, and it says whose they are."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return plain | owner_mark(Clone.here().root) | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
-    wardens: dict[int, int] = {}  # pid → descriptor that is readable when it has ended
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run that goes on: its warden, a descriptor that is readable when that has ended, its folder."""
+
+    warden: int
+    handle: int
+    folder: Path
+
+
+def _serve(control: socket.socket) -> None:
+    become_subreaper()
+    runs: dict[int, _Run] = {}  # by handle
     while True:
-        ready, _, _ = select.select([control, *wardens.values()], [], [])
-        for pid in [pid for pid, handle in wardens.items() if handle in ready]:
-            os.close(wardens.pop(pid))
-            os.waitpid(pid, 0)
-        if control not in ready:
+        ready, _, _ = select.select([control.fileno(), *runs], [], [])
+        for handle in runs.keys() & set(ready):
+            ended = runs.pop(handle)
+            _reap(ended, others=[run.warden for run in runs.values()])
+        if control.fileno() not in ready:
             continue
         data, fds, _, _ = socket.recv_fds(control, 2**20, 1)
         if not data:
             break
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                control.close()
-                for handle in wardens.values():
-                    os.close(handle)
-                oversee(msgspec.msgpack.decode(data, type=RunRequest), fds[0])
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(fds[0])
-        wardens[pid] = os.pidfd_open(pid)
-    for pid in wardens:
-        os.kill(pid, signal.SIGTERM)
-    for pid in wardens:
-        os.waitpid(pid, 0)
+        run = _begin(msgspec.msgpack.decode(data, type=RunRequest), fds[0], [control.fileno(), *runs])
+        runs[run.handle] = run
+    for run in runs.values():
+        os.kill(run.warden, signal.SIGTERM)
+    for run in runs.values():
+        _reap(run, others=[other.warden for other in runs.values() if other is not run])
+
+
+def _begin(request: RunRequest, events: int, not_for_it: Sequence[int]) -> _Run:
+    from faultline.engine.warden import oversee
+
+    runner = os.getpid()
+    warden = os.fork()
+    if warden == 0:
+        status = 1
+        try:
+            for descriptor in not_for_it:
+                os.close(descriptor)
+            oversee(request, events, parent=runner)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(events)
+    return _Run(warden, os.pidfd_open(warden), Path(request.folder))
+
+
+def _reap(run: _Run, *, others: Sequence[int]) -> None:
+    """Take note of a warden's end; if it was killed, end what it has left: by now its children are ours."""
+    _, status = os.waitpid(run.warden, 0)
+    os.close(run.handle)
+    if os.WIFSIGNALED(status):
+        end_descendants(spare=others)
+        shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -128,7 +165,6 @@ def _main(arguments: Sequence[str]) -> None:
         importlib.import_module(name)
     with socket.socket(fileno=int(descriptor)) as control:
         _serve(control)
-
 
 
 if __name__ == "__main__":

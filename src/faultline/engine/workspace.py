@@ -1,13 +1,12 @@
 """The learner's own files: `workspace/` mirrors `sandbox/`, one folder a module. No other code writes there."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from faultline.engine.atomic_write import write_atomically
 from faultline.engine.errors import NotStarted, NotWritten
-from faultline.engine.exercise import Exercise
+from faultline.engine.exercise import Exercise, files
 
 
 def folder_of(root: Path, exercise: Exercise) -> Path:
@@ -21,7 +20,7 @@ def started(root: Path, exercise: Exercise) -> Path:
     for name in exercise.toml.files:
         if not (folder / name).is_file():
             raise NotStarted(
-                f"{_shown(root, folder / name)} is not there; ./lab start {exercise.module.id} puts the starter there"
+                f"{(folder / name).relative_to(root)} is not there; ./lab start {exercise.module.id} puts the starter there"
             )
     return folder
 
@@ -30,37 +29,25 @@ def start(root: Path, exercise: Exercise) -> list[Path]:
     """Copy what of the starter is not there yet; never overwrites. Returns what was copied."""
     folder = folder_of(root, exercise)
     copied = []
-    with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in exercise.toml.files:
-            if not (folder / name).exists():
-                shutil.copyfile(exercise.starter / name, folder / name)
-                copied.append(folder / name)
+    for name, text in files(exercise.starter, exercise).items():
+        if not os.path.lexists(folder / name):
+            write_atomically(folder / name, text)
+            copied.append(folder / name)
     return copied
 
 
 def reset(root: Path, exercise: Exercise) -> Path | None:
     """Start over: move the learner's copy aside, to the folder that is returned, and copy the starter."""
     folder = folder_of(root, exercise)
+    files(exercise.starter, exercise)  # raises before anything is moved
     backup = None
-    with _explained(folder):
-        if folder.exists():
-            backup = folder.with_name(f"{folder.name}.backup-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    if folder.exists():
+        backup = folder.with_name(f"{folder.name}.backup-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        try:
             folder.rename(backup)
+        except OSError as error:
+            raise NotWritten(
+                f"{folder} cannot be moved aside: {error.strerror}; make the folder above it writable, then try again"
+            ) from error
     start(root, exercise)
     return backup
-
-
-def _shown(root: Path, path: Path) -> Path:
-    return path.relative_to(root)
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise NotWritten(
-            f"{folder} cannot be written: {error.strerror}; make room or make it writable, then try again"
-        ) from error

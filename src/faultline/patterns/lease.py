@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
@@ -26,8 +25,8 @@ class Terms:
     """What all leases of one lock have in common."""
 
     name: str
-    ttl: float
-    """Seconds that the servers give, in whole milliseconds."""
+    milliseconds: int
+    """The ttl, as the servers count it."""
     lifetime: float
     """Seconds that the holder may count on: less, because no two clocks run at the same speed."""
     clock: Callable[[], float]
@@ -40,17 +39,14 @@ class Lease:
     own when the lease had run out before. It does not stop the block when it runs out; `kept` does.
     """
 
-    __slots__ = ("_claim", "_released", "_servers", "_terms", "_token", "_unpaid", "_until")
+    __slots__ = ("_claim", "_released", "_servers", "_terms", "_token", "_until")
 
-    def __init__(
-        self, servers: Servers, terms: Terms, *, claim: Claim, token: int, sent: float, unpaid: deque[Claim]
-    ) -> None:
+    def __init__(self, servers: Servers, terms: Terms, *, claim: Claim, token: int, sent: float) -> None:
         self._servers = servers
         self._terms = terms
         self._claim = claim
         self._token = token
         self._until = sent + terms.lifetime
-        self._unpaid = unpaid
         self._released = False
 
     @property
@@ -79,7 +75,7 @@ class Lease:
         """
         self._require_unreleased()
         sent = self._terms.clock()
-        answers = await self._servers.extend(self._claim, ttl=self._terms.ttl)
+        answers = await self._servers.extend(self._claim, self._terms.milliseconds)
         self._require_unreleased()
         until = sent + self._terms.lifetime
         if self._servers.agree(answers) and until > self._terms.clock():
@@ -91,7 +87,7 @@ class Lease:
             heard = sum(answer is not None for answer in answers)
             raise LeaseUnconfirmed(
                 f"{self}: {heard} of {len(answers)} servers said in time whether it was extended; "
-                f"valid for another {self.valid_for:.3f} s; {self._claim.trouble}"
+                f"valid for another {self.valid_for:.3f} s; {self._servers.describe(self._claim)}"
             )
 
     def _require_unreleased(self) -> None:
@@ -106,12 +102,7 @@ class Lease:
         """
         self._released = True
         self._until = -math.inf
-        try:
-            answers = await self._servers.give_back(self._claim, within=RELEASING)
-        finally:
-            if self._claim.open and self._claim not in self._unpaid:
-                self._unpaid.append(self._claim)
-        return self._servers.agree(answers)
+        return self._servers.agree(await self._servers.give_back(self._claim, within=RELEASING))
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[Self]:
@@ -142,7 +133,7 @@ class Lease:
             raise failure
 
     async def _keep(self, limit: asyncio.Timeout) -> None:
-        loop, third = asyncio.get_running_loop(), self._terms.ttl / 3
+        loop, third = asyncio.get_running_loop(), self._terms.milliseconds / 3000
         pause = self.valid_for - 2 * third
         while True:
             await asyncio.sleep(pause)

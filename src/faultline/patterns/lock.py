@@ -45,8 +45,7 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from faultline.patterns.errors import LockLost, LockUnavailable
@@ -67,7 +66,6 @@ RETRY = (0.04, 0.12)  # seconds, at random, where nobody wakes us
 SPLIT = 0.03  # seconds, at random from 0, after several asked at once and nobody got the majority
 TRIES_PER_SECOND = 25  # each of two commands
 BURST = 5  # tries that may follow each other faster
-REMEMBERED = 16  # claims that a server could not be asked to take back; older ones have to expire
 
 
 def machine_time() -> float:
@@ -106,12 +104,13 @@ class DistributedLock:
             raise ValueError(f"ttl is {ttl} s: a lease lives for 0.001 s or more")
         if not 0 <= drift < 1:
             raise ValueError(f"drift is {drift}: a share of the ttl, from 0 to less than 1")
-        whole = round(ttl * 1000) / 1000
+        milliseconds = round(ttl * 1000)
         self._servers = Servers(clients, name)
-        self._terms = Terms(name=name, ttl=whole, lifetime=whole * (1 - drift), clock=clock)
+        self._terms = Terms(
+            name=name, milliseconds=milliseconds, lifetime=milliseconds / 1000 * (1 - drift), clock=clock
+        )
         self._clock = clock
         self._chance = chance or random.Random()
-        self._unpaid: deque[Claim] = deque(maxlen=REMEMBERED)
         self._turn = asyncio.Lock()  # one task of this object waits at the servers, the others behind it
 
     async def acquire(self, timeout: float) -> Lease:
@@ -123,42 +122,50 @@ class DistributedLock:
         reaches them, or until it expires. The same object may be asked again, and by several tasks at once; each lease
         stands for itself.
         """
-        claim = Claim(len(self._servers))
-        patience = max(timeout, 0.0) + OVERTIME
-        lease = None
+        claim = Claim()
+        deadline = self._clock() + timeout
+        lease, why = None, ""
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience) if patience < self._servers.silence else nullcontext():
-                    lease = await self._acquire(claim, timeout)
+            found = await self._try_first(claim, timeout)
+            lease = found if isinstance(found, Lease) else await self._wait(claim, found, deadline)
         finally:
             if lease is None:
-                await self._give_up(claim)
+                why = self._servers.describe(claim) or "others held it all the time"
+                if claim.open:
+                    await self._servers.give_back(claim, within=OVERTIME)
         if lease is None:
-            raise LockUnavailable(
-                f"lock {self._terms.name!r}: not acquired within {timeout:g} s; "
-                + (claim.trouble or "others held it all the time")
-            )
+            raise LockUnavailable(f"lock {self._terms.name!r}: not acquired within {timeout:g} s; {why}")
         return lease
 
-    async def _acquire(self, claim: Claim, timeout: float) -> Lease | None:
-        deadline = self._clock() + timeout
-        found: Lease | float | None = 0.0  # where others wait, the first try is for when our turn comes
-        if timeout <= 0 or not self._turn.locked():
-            found = await self._try(claim, waits=timeout > 0)
-        if isinstance(found, Lease):
-            return found
+    async def _try_first(self, claim: Claim, timeout: float) -> Lease | float | None:
+        if timeout > 0 and self._turn.locked():
+            return 0.0  # others wait: not before it is our turn
+        if timeout + OVERTIME >= self._servers.silence:
+            return await self._try(claim, waits=timeout > 0)  # the clients themselves give up in time
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(timeout, 0.0) + OVERTIME):
+                return await self._try(claim, waits=timeout > 0)
+        return None
+
+    async def _wait(self, claim: Claim, free_in: float | None, deadline: float) -> Lease | None:
         if (left := deadline - self._clock()) <= 0:
             return None
         if self._turn.locked():
-            found = 0.0
-        async with asyncio.timeout(left):
-            await self._turn.acquire()
+            free_in = 0.0  # known by the time that it is our turn
         try:
-            return await self._wait(claim, found, deadline)
+            async with asyncio.timeout(left):
+                await self._turn.acquire()
+        except TimeoutError:
+            return None
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(deadline - self._clock() + OVERTIME):
+                    return await self._try_again(claim, free_in, deadline)
         finally:
             self._turn.release()
+        return None
 
-    async def _wait(self, claim: Claim, free_in: float | None, deadline: float) -> Lease | None:
+    async def _try_again(self, claim: Claim, free_in: float | None, deadline: float) -> Lease | None:
         began, tries = self._clock(), 1
         while (left := deadline - self._clock()) > 0:
             too_early = began + (tries - BURST) / TRIES_PER_SECOND - self._clock()
@@ -181,28 +188,13 @@ class DistributedLock:
     async def _try(self, claim: Claim, *, waits: bool) -> Lease | float | None:
         """The lease, or the seconds until the lock may be free, or None where nobody can say."""
         sent = self._clock()
-        answers = await self._servers.take(claim, ttl=self._terms.ttl, waiting=WAITING_MS if waits else 0)
+        answers = await self._servers.take(claim, self._terms.milliseconds, WAITING_MS if waits else 0)
         if self._servers.agree(answers) and sent + self._terms.lifetime > self._clock():
-            token = max(answer for answer in answers if answer is not None)
-            return Lease(self._servers, self._terms, claim=claim, token=token, sent=sent, unpaid=self._unpaid)
-        if any(claim.here):
+            token = max([answer for answer in answers if answer is not None])
+            return Lease(self._servers, self._terms, claim=claim, token=token, sent=sent)
+        if claim.here:
             await self._servers.put_back(claim, within=OVERTIME)
             return self._chance.uniform(0, SPLIT)
-        if self._unpaid and claim.answered:
-            await self._pay(claim.answered)
+        if await self._servers.settle(claim, within=OVERTIME):
             return 0.0  # the holder may have been one of them
         return -answers[0] / 1000 if len(answers) == 1 and answers[0] is not None else None
-
-    async def _give_up(self, claim: Claim) -> None:
-        if claim.open:
-            self._unpaid.append(claim)
-        if self._unpaid:
-            await self._pay(range(len(self._servers)))
-
-    async def _pay(self, servers: Sequence[int]) -> None:
-        """Take back what earlier calls could not."""
-        claims = list(self._unpaid)
-        await self._servers.settle(claims, servers, within=OVERTIME)
-        for claim in claims:
-            if not claim.open and claim in self._unpaid:
-                self._unpaid.remove(claim)

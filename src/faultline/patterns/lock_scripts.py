@@ -39,9 +39,11 @@ class Commands(Protocol):
 
     async def execute_command(self, *words: Any) -> Any:
         """The server's answer to one command."""
+        ...
 
     def get_connection_kwargs(self) -> dict[str, Any]:
         """How the client connects."""
+        ...
 
 
 class Script:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from contextlib import nullcontext, suppress
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redis.exceptions import MaxConnectionsError, RedisError
@@ -13,7 +14,7 @@ from redis.exceptions import MaxConnectionsError, RedisError
 from faultline.patterns.lock_scripts import EXTEND, GIVE_BACK, TAKE, VOID_MS, Commands, Keys, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
     Answers = list[int | None]
@@ -21,34 +22,25 @@ if TYPE_CHECKING:
 
 FOR_NOW, FOR_GOOD = 0, VOID_MS  # how long to refuse an owner of whom a request may still be under way
 STRAGGLERS = 0.05  # seconds for servers whose answer changes nothing any more
-BUSY, PERSISTENCE = 0.01, 100  # seconds until one of a client's connections may be free again, and how often to look
+REMEMBERED = 16  # claims that a server could not be asked to take back; older ones have to expire
+BUSY, PERSISTENCE = 0.005, 400  # seconds until one of a client's connections may be free again, and how often to look
 
 
 class Claim:
-    """What one owner has on each server: nothing, the lock, or nobody knows."""
+    """What one owner has on each server: nothing, the lock, or nobody knows. A server is a bit."""
 
     __slots__ = ("here", "owner", "troubles", "unsure")
 
-    def __init__(self, servers: int) -> None:
+    def __init__(self) -> None:
         self.owner = os.urandom(16).hex()  # from no generator that a fork copies: two owners are never the same
-        self.here = [False] * servers
-        self.unsure = [False] * servers
-        self.troubles: list[Exception | None] = [None] * servers
+        self.here = 0
+        self.unsure = 0
+        self.troubles: dict[int, object] = {}
 
     @property
-    def open(self) -> list[int]:
+    def open(self) -> int:
         """The servers that may hold something of this owner."""
-        return [server for server in range(len(self.here)) if self.here[server] or self.unsure[server]]
-
-    @property
-    def answered(self) -> list[int]:
-        """The servers that answered when they were asked last."""
-        return [server for server, trouble in enumerate(self.troubles) if trouble is None]
-
-    @property
-    def trouble(self) -> str:
-        """Why the servers that did not answer last did not."""
-        return "; ".join(f"{type(trouble).__name__}: {trouble}" for trouble in self.troubles if trouble)
+        return self.here | self.unsure
 
 
 class Servers:
@@ -62,6 +54,7 @@ class Servers:
         self._clients = tuple(clients)
         self._keys = Keys.of(name)
         self.majority = len(self._clients) // 2 + 1
+        self._unpaid: deque[Claim] = deque(maxlen=REMEMBERED)
         self.silence = max(_silence(client) for client in self._clients)
         """Seconds after which the clients themselves give a silent server up."""
 
@@ -70,53 +63,80 @@ class Servers:
 
     def agree(self, answers: Answers) -> bool:
         """Whether the majority said yes."""
-        return sum(answer is not None and answer > 0 for answer in answers) >= self.majority
+        yes = 0
+        for answer in answers:
+            if answer is not None and answer > 0:
+                yes += 1
+        return yes >= self.majority
 
     def refuse(self, answers: Answers) -> bool:
         """Whether so many said no that there is no majority to be had."""
         refused = sum(answer is not None and answer <= 0 for answer in answers)
         return refused > len(self._clients) - self.majority
 
-    async def take(self, claim: Claim, *, ttl: float, waiting: int) -> Answers:
+    async def take(self, claim: Claim, milliseconds: int, waiting: int) -> Answers:
         """A token from each server that was free; minus the milliseconds until it is from each that was not."""
         if len(self._clients) == 1:
-            return [await self._take(0, claim, ttl, waiting)]
+            return [await self._take(0, claim, milliseconds, waiting)]
         return await self._ask(
-            lambda server: self._take(server, claim, ttl, waiting),
+            lambda server: self._take(server, claim, milliseconds, waiting),
             range(len(self._clients)),
-            within=max(ttl, STRAGGLERS),  # a try that takes longer has failed
+            within=max(milliseconds / 1000, STRAGGLERS),  # a try that takes longer has failed
         )
 
-    async def extend(self, claim: Claim, *, ttl: float) -> Answers:
+    async def extend(self, claim: Claim, milliseconds: int) -> Answers:
         """1 from each server where the lease was still the claim's."""
-        keys = (self._keys.lease,)
         return await self._ask(
-            lambda server: self._run(server, claim, EXTEND, keys, claim.owner, _milliseconds(ttl)),
+            lambda server: self._run(server, claim, EXTEND, (self._keys.lease,), milliseconds),
             range(len(self._clients)),
-            within=max(ttl, STRAGGLERS),
+            within=max(milliseconds / 1000, STRAGGLERS),
         )
 
     async def give_back(self, claim: Claim, *, within: float) -> Answers:
-        """1 from each server where the lease was still the claim's; for good: its owner never gets it again."""
-        return await self._ask(lambda server: self._give_back(server, claim, FOR_GOOD), claim.open, within=within)
+        """1 from each server where the lease was still the claim's; for good: its owner never gets it again.
+
+        What a server cannot be asked for is remembered, and taken back when it answers another time.
+        """
+        try:
+            if len(self._clients) == 1 and within >= self.silence:
+                answers = [await self._give_back(0, claim, FOR_GOOD)]
+            else:
+                held = self._among(claim.open)
+                answers = await self._ask(lambda server: self._give_back(server, claim, FOR_GOOD), held, within=within)
+        finally:
+            if claim.open and claim not in self._unpaid:
+                self._unpaid.append(claim)
+        if self._unpaid:
+            await self.settle(claim, within=within)
+        return answers
 
     async def put_back(self, claim: Claim, *, within: float) -> None:
         """Free the minority that a try has got, so that somebody else gets the majority; its owner may try again."""
-        held = [server for server, here in enumerate(claim.here) if here]
+        held = self._among(claim.here)
         await self._ask(lambda server: self._give_back(server, claim, FOR_NOW), held, within=within)
 
-    async def settle(self, claims: Collection[Claim], servers: Sequence[int], *, within: float) -> None:
-        """Take back from these servers whatever any of the claims may have there; waits for all of them."""
+    async def settle(self, claim: Claim, *, within: float) -> bool:
+        """Take back what earlier claims could not, from the servers that have just answered this one: any of it."""
 
-        async def settle_one(server: int) -> None:
-            for claim in claims:
-                if server in claim.open:
-                    await self._give_back(server, claim, FOR_GOOD)
+        async def settle_one(server: int, claims: list[Claim]) -> None:
+            for other in claims:
+                await self._give_back(server, other, FOR_GOOD)
 
+        owing: dict[int, list[Claim]] = {}
+        for server in range(len(self._clients)):
+            if claims := [other for other in self._unpaid if other.open & 1 << server and server not in claim.troubles]:
+                owing[server] = claims
         with suppress(TimeoutError):  # the claims say what is still open
             async with asyncio.timeout(within), asyncio.TaskGroup() as group:
-                for server in servers:
-                    group.create_task(settle_one(server))
+                for server, claims in owing.items():
+                    group.create_task(settle_one(server, claims))
+        for other in [other for other in self._unpaid if not other.open]:
+            self._unpaid.remove(other)
+        return bool(owing)
+
+    def describe(self, claim: Claim) -> str:
+        """Why servers did not answer when they were asked last; empty when all did."""
+        return "; ".join(f"{_address(self._clients[server])}: {why}" for server, why in sorted(claim.troubles.items()))
 
     async def wake(self, seconds: float) -> bool:
         """Wait until a holder of the only server frees the lock: False when waiting there is not possible.
@@ -124,28 +144,39 @@ class Servers:
         Redis looks at its timeouts ten times a second: the answer comes up to 0.1 s after `seconds`.
         """
         try:
-            await self._clients[0].execute_command("BLPOP", self._keys.wake, f"{max(seconds, 0.01):.3f}")
+            woken = await self._clients[0].execute_command("BLPOP", self._keys.wake, f"{max(seconds, 0.01):.3f}")
         except (RedisError, OSError):
             return False
+        if not woken:
+            await asyncio.sleep(2 * BUSY)  # the connection is free for a moment, for a holder that has to release
         return True
 
-    async def _take(self, server: int, claim: Claim, ttl: float, waiting: int) -> int | None:
-        missed, claim.unsure[server] = claim.unsure[server], True
+    def _among(self, bits: int) -> list[int]:
+        return [server for server in range(len(self._clients)) if bits & 1 << server]
+
+    async def _take(self, server: int, claim: Claim, milliseconds: int, waiting: int) -> int | None:
+        bit = 1 << server
+        missed = claim.unsure & bit
+        claim.unsure |= bit
         keys = (self._keys.lease, self._keys.fence, self._keys.waiting, self._keys.voids + claim.owner)
-        answer = await self._run(server, claim, TAKE, keys, claim.owner, _milliseconds(ttl), waiting)
+        answer = await self._run(server, claim, TAKE, keys, milliseconds, waiting)
         if answer is not None:
-            claim.unsure[server] = missed
-            claim.here[server] = answer > 0
+            if not missed:
+                claim.unsure &= ~bit
+            claim.here = claim.here | bit if answer > 0 else claim.here & ~bit
         return answer
 
     async def _give_back(self, server: int, claim: Claim, void: int) -> int | None:
-        missed, claim.unsure[server] = claim.unsure[server], True
+        bit = 1 << server
+        missed = claim.unsure & bit
+        claim.unsure |= bit
         keys = (self._keys.lease, self._keys.wake, self._keys.waiting, self._keys.voids + claim.owner)
         for _ in range(PERSISTENCE):
-            answer = await self._run(server, claim, GIVE_BACK, keys, claim.owner, void if missed else FOR_NOW)
+            answer = await self._run(server, claim, GIVE_BACK, keys, void if missed else FOR_NOW)
             if answer is not None:
-                claim.here[server] = False
-                claim.unsure[server] = missed and void == FOR_NOW
+                claim.here &= ~bit
+                if void or not missed:
+                    claim.unsure &= ~bit
                 return answer
             if not isinstance(claim.troubles[server], MaxConnectionsError):
                 break
@@ -153,14 +184,15 @@ class Servers:
         return None
 
     async def _run(
-        self, server: int, claim: Claim, script: Script, keys: tuple[str, ...], *arguments: str | int
+        self, server: int, claim: Claim, script: Script, keys: tuple[str, ...], *arguments: int
     ) -> int | None:
+        claim.troubles[server] = "no answer in time"
         try:
-            answer = await script.run(self._clients[server], keys, *arguments)
+            answer = await script.run(self._clients[server], keys, claim.owner, *arguments)
         except (RedisError, OSError) as error:
             claim.troubles[server] = error
             return None
-        claim.troubles[server] = None
+        claim.troubles.pop(server, None)
         return answer
 
     async def _ask(
@@ -171,9 +203,11 @@ class Servers:
         within: float,
     ) -> Answers:
         answers: Answers = [None] * len(self._clients)
+        if not servers:
+            return answers
         if len(servers) == 1:
             with suppress(TimeoutError):
-                async with asyncio.timeout(within) if within < self.silence else nullcontext():
+                async with asyncio.timeout(within):
                     answers[servers[0]] = await question(servers[0])
             return answers
 
@@ -199,8 +233,9 @@ class Servers:
         return answers
 
 
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+def _address(client: Commands) -> str:
+    settings = client.get_connection_kwargs()
+    return str(settings.get("path") or f"{settings.get('host')}:{settings.get('port')}")
 
 
 def _silence(client: Commands) -> float:

@@ -15,7 +15,10 @@ from faultline.testbed.history import Entry
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """`holder` certainly had the thing from `start` to `end` (seconds); `shown_by` are the entries that say so."""
+    """`holder` certainly had the thing from `start` to `end` (seconds); `shown_by` are the entries that say so.
+
+    An interval that ends before it starts says nothing and does not count.
+    """
 
     holder: str
     start: float
@@ -26,10 +29,11 @@ class Held:
 def mutual_exclusion(held: Iterable[Held], *, at_least: int) -> None:
     """No two holders at once; `Vacuous` if fewer than `at_least` intervals were seen.
 
-    O(n log n) by the sweep over start times: an overlap exists iff one exists between an interval and the one
-    that reaches furthest before it.
+    Intervals that only touch do not overlap. O(n log n) by the sweep over start times: an overlap exists iff one
+    exists between an interval and the one that reaches furthest before it.
     """
-    ordered = sorted(held, key=lambda interval: interval.start)
+    certain = (interval for interval in held if interval.end >= interval.start)
+    ordered = sorted(certain, key=lambda interval: (interval.start, interval.end))
     if len(ordered) < at_least:
         raise Vacuous(f"only {len(ordered)} of {at_least} acquisitions were seen: too few to show exclusion")
     furthest: Held | None = None
@@ -44,13 +48,16 @@ def mutual_exclusion(held: Iterable[Held], *, at_least: int) -> None:
             furthest = interval
 
 
-def any_window_rate(admitted: Sequence[float], *, limit: int, per: float) -> None:
+def any_window_rate(admitted: Sequence[float], *, limit: int, per: float, at_least: int) -> None:
     """No half-open window [t, t + per) of `per` seconds, wherever it begins, holds more than `limit` admissions.
 
-    It is enough to look at the windows that begin at an admission. `admitted` are instants in seconds on the one
-    clock that judges. O(n log n).
+    `Vacuous` if fewer than `at_least` admissions were seen: who admits nobody keeps every rate. `admitted` are
+    instants in seconds on the one clock that judges. It is enough to look at the windows that begin at an
+    admission. O(n log n).
     """
     instants = sorted(admitted)
+    if len(instants) < at_least:
+        raise Vacuous(f"only {len(instants)} of {at_least} admissions were seen: too few to show a rate")
     for first, start in enumerate(instants):
         count = bisect_left(instants, start + per) - first
         if count > limit:
@@ -58,16 +65,25 @@ def any_window_rate(admitted: Sequence[float], *, limit: int, per: float) -> Non
 
 
 def conservation(before: Mapping[str, int], after: Mapping[str, int], *, what: str) -> None:
-    """Nothing came out of nothing and nothing was lost: the totals are equal; `what` names the thing counted."""
+    """Nothing came out of nothing and nothing was lost: the totals are equal; `what` names the thing counted.
+
+    `Vacuous` if there was nothing to lose.
+    """
+    if not before:
+        raise Vacuous(f"no {what} were there before: nothing could be lost")
     total_before, total_after = sum(before.values()), sum(after.values())
     if total_before != total_after:
         word = "lost" if total_after < total_before else "made from nothing"
         difference = abs(total_after - total_before)
-        raise Broken(f"{difference} {what} {word}: {total_before} before {dict(before)}, {total_after} after {dict(after)}")
+        raise Broken(
+            f"{difference} {what} {word}: {total_before} before {dict(before)}, {total_after} after {dict(after)}"
+        )
 
 
 def strictly_increasing(values: Sequence[tuple[int, Entry]], *, what: str) -> None:
-    """Every value is larger than the one before it in the sequence."""
+    """Every value is larger than the one before it in the sequence; `Vacuous` for fewer than two."""
+    if len(values) < 2:
+        raise Vacuous(f"{len(values)} {what} seen: nothing could be compared")
     for (earlier, shown_first), (later, shown_second) in zip(values, values[1:], strict=False):
         if later <= earlier:
             raise Broken(f"{what} {later} came after {what} {earlier}", (shown_first, shown_second))

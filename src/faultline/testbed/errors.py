@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from faultline.testbed.history import Entry
 
 
-class Raised(Exception):  # noqa: N818 - it is an outcome of the learner's code, not an error of ours
+class Raised(Exception):
     """The learner's code raised: `kind` is the exception's name, `bases` the names of all its base classes."""
 
     def __init__(self, *, kind: str, bases: Sequence[str], message: str, where: str) -> None:
@@ -41,7 +41,7 @@ class Vacuous(TestbedError):
 
 
 class CannotRun(TestbedError):
-    """This machine lacks something that the check needs; the message says what."""
+    """Something that the check needs is not on this machine; the message says what."""
 
 
 class Broken(AssertionError):

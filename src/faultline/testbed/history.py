@@ -92,23 +92,34 @@ class History:
         return [operation for operation in self.operations() if operation.outcome is Outcome.PENDING]
 
     def around(self, witness: Sequence[Entry], limit: int = 14) -> list[Entry]:
-        """The witness and what else happened in its lanes and to the servers, at most `limit` entries."""
-        if not witness:
-            return self.entries[-limit:]
-        lanes = {entry.lane for entry in witness}
-        first = min(_instant(entry) for entry in witness)
-        last = max(_instant(entry) for entry in witness)
-        chosen = [
-            entry
-            for entry in self.entries
-            if entry in witness
-            or (isinstance(entry, Note) and first <= entry.at <= last)
-            or (entry.lane in lanes and first <= _instant(entry) <= last)
-        ]
-        if len(chosen) > limit:
-            chosen = [entry for entry in chosen if entry in witness or isinstance(entry, Note)]
-        return chosen[:limit]
+        """The witness, and what else happened meanwhile in its lanes and to the servers, at most `limit` entries.
+
+        Without a witness: what still runs, and what happened last. The witness and what still runs go before the
+        rest when there is not room for all.
+        """
+        first = min(map(_start, witness), default=0.0)
+        last = max(map(_last, witness), default=self.now())
+        lanes = {entry.lane for entry in witness or self.entries}
+        shown = [entry for entry in self.entries if first <= _last(entry) and _start(entry) <= last]
+        needed = [entry for entry in shown if _among(entry, witness or self.pending())]
+        notes = [entry for entry in shown if isinstance(entry, Note)]
+        others = [entry for entry in shown if entry.lane in lanes]
+        chosen = list[Entry]()
+        for entry in (*needed, *reversed(notes), *reversed(others)):
+            if len(chosen) < limit and not _among(entry, chosen):
+                chosen.append(entry)
+        return [entry for entry in self.entries if _among(entry, chosen)]
 
 
-def _instant(entry: Entry) -> float:
+def _start(entry: Entry) -> float:
     return entry.at if isinstance(entry, Note) else entry.start
+
+
+def _last(entry: Entry) -> float:
+    if isinstance(entry, Note):
+        return entry.at
+    return float("inf") if entry.end is None else entry.end
+
+
+def _among(entry: Entry, entries: Sequence[Entry]) -> bool:
+    return any(entry is other for other in entries)

@@ -1,15 +1,14 @@
 """The learner's process: loads the solution and serves the grader's requests; runs nothing of the checks."""
 
 import asyncio
-import importlib
+import importlib.util
 import inspect
+import io
 import os
 import resource
 import socket
 import sys
-import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from faultline.testbed import wire
+from faultline.testbed.wall_clock import shift_wall_clock
 
 
 class Birth(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ def live(birth: Birth, connection: socket.socket) -> None:
         _settle(birth)
         asyncio.run(_serve(birth, connection))
         status = 0
-    except BaseException:  # noqa: BLE001 - the last frame of a forked process: report, never unwind into the grader
+    except BaseException:  # the last frame of a forked process: report, never unwind into the grader
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -53,6 +53,11 @@ def _settle(birth: Birth) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, output), (2, output)):
         os.dup2(source, target)
+    os.close(output)
+    os.close(nothing)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # a process that is killed flushes nothing
     for limit, value in (
         (resource.RLIMIT_AS, birth.memory),
         (resource.RLIMIT_CPU, birth.cpu),
@@ -67,13 +72,7 @@ def _settle(birth: Birth) -> None:
     sys.path.insert(0, birth.folder)
     sys.dont_write_bytecode = True
     if birth.clock_offset:
-        _shift_wall_clock(birth.clock_offset)
-
-
-def _shift_wall_clock(offset: float) -> None:
-    seconds, nanoseconds = time.time, time.time_ns
-    time.time = lambda: seconds() + offset
-    time.time_ns = lambda: nanoseconds() + int(offset * 1e9)
+        shift_wall_clock(birth.clock_offset)
 
 
 async def _serve(birth: Birth, connection: socket.socket) -> None:
@@ -93,10 +92,10 @@ async def _serve(birth: Birth, connection: socket.socket) -> None:
 async def _answer(objects: "_Objects", request: wire.Request, writer: asyncio.StreamWriter) -> None:
     try:
         value = await objects.perform(request)
-        answer: wire.Reply | wire.Failure = wire.Reply(request.number, value)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the learner's: reported, not handled
-        answer = _failure(request.number, error, objects.folder)
-    writer.write(wire.frame(answer))
+        framed = wire.frame(wire.Reply(request.number, value))
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # it is the learner's: reported, not handled
+        framed = wire.frame(_failure(request.number, error, objects.folder))
+    writer.write(framed)
 
 
 def _failure(number: int, error: BaseException, folder: Path) -> wire.Failure:
@@ -108,8 +107,15 @@ def _failure(number: int, error: BaseException, folder: Path) -> wire.Failure:
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(folder):
         theirs.append(f"{Path(error.filename).name}:{error.lineno}")
     bases = [base.__name__ for base in type(error).__mro__]
-    message = str(error)[:2000]
-    return wire.Failure(number, type(error).__name__, bases, message, theirs[-1] if theirs else "")
+    return wire.Failure(number, type(error).__name__, bases, _message(error), theirs[-1] if theirs else "")
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as worse:  # the learner's own `__str__`
+        text = f"(its message cannot be read: {type(worse).__name__})"
+    return text[:2000].encode(errors="replace").decode()
 
 
 class _Objects:
@@ -117,7 +123,8 @@ class _Objects:
 
     def __init__(self, birth: Birth) -> None:
         self.folder = Path(birth.folder)
-        self._module_name = birth.module
+        self._name = birth.module
+        self._module: ModuleType | None = None
         self._known: dict[int, Any] = {}
         self._clients: dict[tuple[str, int, float], Any] = {}
 
@@ -126,13 +133,22 @@ class _Objects:
         member = getattr(target, request.name)
         if request.read:
             return self._outbound(member)
-        arguments = [self._inbound(wire.unpack(item)) for item in request.args]
-        keywords = {name: self._inbound(wire.unpack(item)) for name, item in request.kwargs.items()}
+        arguments = [self._inbound(item) for item in request.args]
+        keywords = {name: self._inbound(item) for name, item in request.kwargs.items()}
         result = member(*arguments, **keywords)
         return self._outbound(await result if inspect.isawaitable(result) else result)
 
     def _solution(self) -> ModuleType:
-        return importlib.import_module(self._module_name)
+        """The learner's file, loaded on first use, by its place: it may be called like a module of Python's own."""
+        if self._module is None:
+            spec = importlib.util.spec_from_file_location(self._name, self.folder / f"{self._name}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[self._name] = module
+            spec.loader.exec_module(module)
+            self._module = module
+        return self._module
 
     def _inbound(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -162,14 +178,15 @@ class _Objects:
         return self._clients[key]
 
     def _outbound(self, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [self._outbound(item) for item in value]
-        if isinstance(value, dict):
-            return {str(key): self._outbound(item) for key, item in value.items()}
         try:
             return wire.pack(value)
-        except TypeError:
-            return self._ref(value)
+        except TypeError:  # an object, or one somewhere inside
+            pass
+        if type(value) in {list, tuple}:
+            return [self._outbound(item) for item in value]
+        if type(value) is dict:
+            return {wire.key(name): self._outbound(item) for name, item in value.items()}
+        return wire.pack(self._ref(value))
 
     def _ref(self, value: Any) -> wire.Ref:
         number = len(self._known) + 1
@@ -178,18 +195,17 @@ class _Objects:
         for name in _public_names(value):
             try:
                 attribute = getattr(value, name)
-            except Exception as error:  # noqa: BLE001 - a property of the learner's may raise anything
-                unreadable[name] = f"{type(error).__name__}: {error}".rstrip(": ")
+            except Exception as error:  # a property of the learner's may raise anything
+                unreadable[name] = f"{type(error).__name__}: {_message(error)}".rstrip(": ")
                 continue
             if not callable(attribute):
                 try:
                     attributes[name] = wire.pack(attribute)
-                except TypeError:
+                except (TypeError, RecursionError):  # not plain, or inside itself: `fetch` brings it
                     continue
         return wire.Ref(number, type(value).__name__, attributes, unreadable)
 
 
 def _public_names(value: Any) -> list[str]:
-    is_data: Callable[[Any], bool] = lambda member: not callable(member)  # noqa: E731 - a named predicate, typed
-    of_class = [name for name, _ in inspect.getmembers_static(type(value), is_data)]
+    of_class = [name for name, member in inspect.getmembers_static(type(value)) if not callable(member)]
     return sorted({name for name in (*of_class, *getattr(value, "__dict__", ())) if not name.startswith("_")})

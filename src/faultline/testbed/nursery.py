@@ -1,11 +1,13 @@
 """The nursery: a small process, forked before the event loop exists, that forks the learner's processes.
 
 It has the clients imported, so a learner's process is there in milliseconds, and it holds none of the grader's
-connections, so killing or pausing a learner's process touches nothing else. It reaps its children and tells the
-grader how each ended.
+connections, so killing or pausing a learner's process touches nothing else. It reaps its children, ends what they
+leave in their process groups, and tells the grader how each ended. When the grader dies, so does the nursery, and
+with it every learner's process, also one that blocks or stands still.
 """
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -17,50 +19,65 @@ import msgspec
 
 from faultline.testbed.errors import TestbedError
 from faultline.testbed.learner import Birth, live
+from faultline.testbed.parent_death import die_with_parent
+
+_BORN_WITHIN = 5.0  # seconds
+_HIGHEST_FD = 4096
 
 
 class Born(msgspec.Struct, frozen=True, tag=True):
-    """A process was forked."""
+    """The process that was asked for as number so and so was forked."""
 
+    number: int
     pid: int
+
+
+class Stillborn(msgspec.Struct, frozen=True, tag=True):
+    """The system refused to fork."""
+
+    number: int
+    why: str
 
 
 class Exited(msgspec.Struct, frozen=True, tag=True):
     """A process has ended and was reaped; `code` as `subprocess` says it (negative: a signal)."""
 
-    pid: int
+    number: int
     code: int
 
 
-_news = msgspec.msgpack.Decoder(Born | Exited)
+_News = Born | Stillborn | Exited
+_news: "msgspec.msgpack.Decoder[_News]" = msgspec.msgpack.Decoder(_News)
+OnExit = Callable[[int | None], None]
 
 
 class Nursery:
     """The grader's end: asks for processes, hears of their ends."""
 
     def __init__(self, control: socket.socket, pid: int) -> None:
+        self.pid = pid
         self._control = control
-        self._pid = pid
-        self._births: asyncio.Queue[int] = asyncio.Queue()
-        self._watchers: dict[int, Callable[[int], None]] = {}
-        self._early: dict[int, int] = {}
+        self._births: dict[int, asyncio.Future[int]] = {}
+        self._watchers: dict[int, OnExit] = {}
+        self._count = 0
+        self._dead = False
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
     def forked(cls) -> Self:
         """Fork the nursery; call it before anything opens a connection or starts an event loop."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        grader = os.getpid()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _run(theirs)
+            _run(theirs, grader)
         theirs.close()
         ours.setblocking(False)
         return cls(ours, pid)
 
     def attach(self) -> None:
         """Begin to listen, on the running loop; each check has a loop of its own."""
-        self._births = asyncio.Queue()
         self._one_at_a_time = asyncio.Lock()
         asyncio.get_running_loop().add_reader(self._control, self._hear)
 
@@ -71,18 +88,28 @@ class Nursery:
     def close(self) -> None:
         """End the nursery itself."""
         self._control.close()
-        os.waitpid(self._pid, 0)
+        os.waitpid(self.pid, 0)
 
-    async def birth(self, birth: Birth, connection: socket.socket, on_exit: Callable[[int], None]) -> int:
-        """Fork one process that serves `connection`; returns its pid. `on_exit(code)` is called once, when it ends."""
+    async def birth(self, birth: Birth, connection: socket.socket, on_exit: OnExit) -> int:
+        """Fork one process that serves `connection`; returns its pid.
+
+        `on_exit(code)` is called once, when it ends; with None when the nursery died and nobody can know any more.
+        """
         async with self._one_at_a_time:
-            socket.send_fds(self._control, [msgspec.msgpack.encode(birth)], [connection.fileno()])
-            async with asyncio.timeout(5):
-                pid = await self._births.get()
-        self._watchers[pid] = on_exit
-        if pid in self._early:
-            self._watchers.pop(pid)(self._early.pop(pid))
-        return pid
+            if self._dead:
+                raise self._death()
+            self._count += 1
+            born: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._births[self._count] = born
+            self._watchers[self._count] = on_exit
+            try:
+                socket.send_fds(self._control, [msgspec.msgpack.encode(birth)], [connection.fileno()])
+                async with asyncio.timeout(_BORN_WITHIN):
+                    return await born
+            except TimeoutError:
+                raise TestbedError(f"no process was forked within {_BORN_WITHIN:g} s; this machine is busy") from None
+            except OSError as error:
+                raise self._death() from error
 
     def _hear(self) -> None:
         while True:
@@ -90,68 +117,128 @@ class Nursery:
                 data = self._control.recv(4096)
             except BlockingIOError:
                 return
+            except ConnectionError:
+                data = b""
             if not data:
-                raise TestbedError("the nursery has died; the machine may be out of memory or processes")
-            match _news.decode(data):
-                case Born(pid):
-                    self._births.put_nowait(pid)
-                case Exited(pid, code) if pid in self._watchers:
-                    self._watchers.pop(pid)(code)
-                case Exited(pid, code):
-                    self._early[pid] = code
+                self._lose()
+                return
+            self._take(_news.decode(data))
+
+    def _take(self, news: _News) -> None:
+        match news:
+            case Exited(number, code):
+                self._watchers.pop(number)(code)
+            case Born(number, pid):
+                born = self._births.pop(number)
+                if born.done():  # whoever wanted it has given up
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                else:
+                    born.set_result(pid)
+            case Stillborn(number, why):
+                del self._watchers[number]
+                born = self._births.pop(number)
+                if not born.done():
+                    born.set_exception(TestbedError(f"no process could be started: {why}; end some, then try again"))
+
+    def _lose(self) -> None:
+        self._dead = True
+        self.detach()
+        for born in self._births.values():
+            if not born.done():
+                born.set_exception(self._death())
+        for watcher in self._watchers.values():
+            watcher(None)
+        self._births, self._watchers = {}, {}
+
+    @staticmethod
+    def _death() -> TestbedError:
+        return TestbedError("the nursery has died; this machine may be out of memory or processes")
 
 
-def _run(control: socket.socket) -> None:
-    """The nursery's own loop; ends when the grader closes its end."""
-    os.closerange(3, control.fileno())  # nothing of the grader's may be kept open by a learner's process
-    os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    wake_read, wake_write = os.pipe()
-    for end in (wake_read, wake_write):
-        os.set_blocking(end, False)
-    signal.set_wakeup_fd(wake_write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+def _run(control: socket.socket, grader: int) -> None:
+    """The nursery's own loop; ends when the grader closes its end, or dies."""
     try:
-        while True:
-            ready, _, _ = select.select([control, wake_read], [], [])
-            if wake_read in ready:
-                os.read(wake_read, 4096)
-                _reap(control)
-            if control in ready:
-                data, fds, _, _ = socket.recv_fds(control, 65536, 1)
-                if not data:
-                    break
-                control.send(msgspec.msgpack.encode(Born(_fork(data, fds[0], control, (wake_read, wake_write)))))
+        die_with_parent(signal.SIGKILL, parent=grader)
+        os.closerange(3, control.fileno())  # nothing of the grader's may be kept open by a learner's process
+        os.closerange(control.fileno() + 1, min(_HIGHEST_FD, os.sysconf("SC_OPEN_MAX")))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _Cradle(control).rock()
     except (BrokenPipeError, ConnectionResetError):  # the grader is gone
         pass
     finally:
         os._exit(0)
 
 
-def _fork(data: bytes, fd: int, control: socket.socket, wake: tuple[int, int]) -> int:
-    birth = msgspec.msgpack.decode(data, type=Birth)
-    pid = os.fork()
-    if pid:
-        os.close(fd)
-        return pid
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setsid()
-    control.close()
-    for end in wake:
-        os.close(end)
-    live(birth, socket.socket(fileno=fd))
-    raise AssertionError("unreachable")
+class _Cradle:
+    """The nursery's inside: the processes that run, by pid, with their numbers."""
 
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._numbers: dict[int, int] = {}
+        self._count = 0
+        self._wake_read, self._wake_write = os.pipe()
 
-def _reap(control: socket.socket) -> None:
-    while True:
+    def rock(self) -> None:
+        """Fork and reap until the grader hangs up."""
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        while True:
+            ready, _, _ = select.select([self._control.fileno(), self._wake_read], [], [])
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+                self._reap()
+            if self._control.fileno() in ready:
+                data, fds, _, _ = socket.recv_fds(self._control, 65536, 1)
+                if not data:
+                    return
+                self._count += 1
+                self._tell(self._fork(data, fds[0]))
+
+    def _fork(self, data: bytes, fd: int) -> Born | Stillborn:
+        nursery = os.getpid()
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
+            pid = os.fork()
+        except OSError as error:
+            os.close(fd)
+            return Stillborn(self._count, error.strerror or str(error))
         if pid == 0:
-            return
-        control.send(msgspec.msgpack.encode(Exited(pid, os.waitstatus_to_exitcode(status))))
+            self._become_learner(data, fd, nursery)
+        with contextlib.suppress(OSError):  # parent and child both do it, so nobody can find the group missing
+            os.setpgid(pid, pid)
+        os.close(fd)
+        self._numbers[pid] = self._count
+        return Born(self._count, pid)
+
+    def _become_learner(self, data: bytes, fd: int, nursery: int) -> None:
+        try:
+            die_with_parent(signal.SIGKILL, parent=nursery)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.setpgid(0, 0)
+            self._control.close()
+            for end in (self._wake_read, self._wake_write):
+                os.close(end)
+            live(msgspec.msgpack.decode(data, type=Birth), socket.socket(fileno=fd))
+        finally:
+            os._exit(1)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            with contextlib.suppress(OSError):  # while the zombie holds the number, the group can be nobody else's
+                os.killpg(ended.si_pid, signal.SIGKILL)
+            _, status = os.waitpid(ended.si_pid, 0)
+            self._tell(Exited(self._numbers.pop(ended.si_pid), os.waitstatus_to_exitcode(status)))
+
+    def _tell(self, news: _News) -> None:
+        self._control.send(msgspec.msgpack.encode(news))

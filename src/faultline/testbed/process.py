@@ -9,14 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from faultline.testbed import wire
-from faultline.testbed.errors import ProcessDied, Raised, TestbedError
+from faultline.testbed.errors import Broken, ProcessDied, Raised, TestbedError
 from faultline.testbed.history import History, Operation, Outcome
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.timeline import brief
 
 _VERIFY_WITHIN = 5.0  # seconds for the kernel to do what a signal asks
+_STOPPED = {"T", "t"}
+_GONE_WITHIN = 1.0  # seconds from a connection's end to the word that its process has ended
 
 
 class Remote:
@@ -80,6 +84,7 @@ class LearnerProcess:
         self._listening: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._gone = asyncio.Event()
+        self._lost = ""  # why it cannot answer any more although it lives
         self._killed = False
         self._count = 0
 
@@ -94,16 +99,15 @@ class LearnerProcess:
     async def new(self, kind: str, *args: Any, **kwargs: Any) -> Remote:
         """Make an object of the solution's class `kind` (or call its function `kind`) over there."""
         made = await self.request(None, kind, args, kwargs)
-        if not isinstance(made, Remote):
-            raise AssertionError(f"{kind}(…) gave {brief(made)}, not an object")
-        return made
+        if isinstance(made, Remote):
+            return made
+        raise Broken(f"{kind}(…) gave {brief(made)}, not an object")
 
     async def request(
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> Any:
         """Perform one operation over there, recorded in the history; raises `Raised` or `ProcessDied`."""
-        if self.exit_code is not None:
-            raise self._death(f"cannot do {name}")
+        self._require_life(f"was asked for {name}")
         self._count += 1
         number = self._count
         message = wire.Request(
@@ -114,11 +118,12 @@ class LearnerProcess:
             {key: _outbound(item) for key, item in kwargs.items()},
             read,
         )
+        framed = wire.frame(message)
         operation = self._history.invoke(self.name, name if read else f"{name}({_arguments(args, kwargs)})")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         assert self._writer is not None
-        self._writer.write(wire.frame(message))
+        self._writer.write(framed)
         try:
             value = self._inbound(await answer, operation)
         except Raised as error:
@@ -144,39 +149,43 @@ class LearnerProcess:
         return value
 
     async def pause(self) -> None:
-        """Stop the process where it is (SIGSTOP); returns when the kernel says it has stopped."""
-        os.kill(self.pid, signal.SIGSTOP)
-        await self._until(lambda: self._state() in "Tt", "stop at SIGSTOP")
+        """Stop it and what it started where they are (SIGSTOP); returns when the kernel says it has stopped."""
+        self._require_life("was to be paused")
+        self._signal(signal.SIGSTOP)
+        await self._until(lambda: self._state() in _STOPPED, "stop at SIGSTOP")
         self._history.note(self.name, "paused (SIGSTOP)")
 
     async def resume(self) -> None:
         """Let it go on (SIGCONT)."""
         self._history.note(self.name, "resumed (SIGCONT)")
-        os.kill(self.pid, signal.SIGCONT)
-        await self._until(lambda: self._state() not in "Tt", "go on at SIGCONT")
+        self._signal(signal.SIGCONT)
+        await self._until(lambda: self._state() not in _STOPPED, "go on at SIGCONT")
 
     async def kill(self) -> None:
         """End the process at once (kill -9); returns when it is gone."""
+        self._require_life("was to be killed")
         self._killed = True
         self._history.note(self.name, "killed (SIGKILL)")
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         await self._until(lambda: self.exit_code is not None, "die at SIGKILL")
 
     async def end(self) -> None:
-        """Let it go, at the end of a check: hang up, then kill what does not leave."""
+        """Let it go, at the end of a check: hang up and kill it, with all in its process group."""
+        self._killed = True
         if self._writer is not None:
             self._writer.close()
-        self._killed = True
         if self.exit_code is None:
-            # The whole group: whatever the learner's code has started goes with it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), _VERIFY_WITHIN)
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid and self.exit_code is None:  # group 0 would be our own; a number that was reaped is anybody's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
     def _state(self) -> str:
         try:
@@ -192,35 +201,58 @@ class LearnerProcess:
                 raise TestbedError(f"{self.name} (pid {self.pid}) did not {what} within {_VERIFY_WITHIN:g} s")
             await asyncio.sleep(0.001)
 
-    def _exited(self, code: int) -> None:
-        self.exit_code = code
+    def _exited(self, code: int | None) -> None:
+        """The nursery's word; None: it has died itself, and takes all its processes with it."""
+        self.exit_code = -signal.SIGKILL if code is None else code
         self._gone.set()
+        if code is None:
+            self._fail_waiting(TestbedError(f"the nursery died, and {self.name} with it; memory may have run out"))
+        else:
+            self._fail_waiting(self._death("was asked something"))
+
+    def _fail_waiting(self, error: Exception) -> None:
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(self._death("was asked something"))
+                waiting.set_exception(error)
 
-    def _death(self, while_: str) -> ProcessDied:
+    def _require_life(self, when: str) -> None:
+        if self.exit_code is not None:
+            raise self._death(when)
+        if self._lost:
+            raise ProcessDied(f"{self.name} {self._lost} before it {when}")
+
+    def _death(self, when: str) -> ProcessDied:
         if self._killed:
-            return ProcessDied(f"{self.name} was killed by the check; it {while_}")
+            return ProcessDied(f"{self.name} was killed by the check before it {when}")
         how = _how_it_ended(self.exit_code or 0)
         last = self.output.read_text(errors="replace").strip().splitlines()[-3:] if self.output.exists() else []
         said = f"; it last printed: {' / '.join(last)}" if last else ""
-        return ProcessDied(f"the process of your code ended {how} when it {while_}{said}")
+        return ProcessDied(f"the process of your code, {self.name}, ended {how} when it {when}{said}")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                answer = await wire.read_answer(reader)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return  # the nursery tells how it ended
-            waiting = self._waiting.get(answer.number)
-            if waiting is None or waiting.done():
-                continue
-            if isinstance(answer, wire.Failure):
-                error = Raised(kind=answer.kind, bases=answer.bases, message=answer.message, where=answer.where)
-                waiting.set_exception(error)
-            else:
-                waiting.set_result(wire.unpack(answer.value))
+        why = "closed its connection to the grader"
+        try:
+            while True:
+                self._deliver(await wire.read_answer(reader))
+        except asyncio.IncompleteReadError:
+            pass
+        except (ConnectionError, msgspec.DecodeError) as error:
+            why = f"broke its connection to the grader ({error})"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), _GONE_WITHIN)
+            return  # the nursery has told how it ended
+        self._lost = why
+        self._fail_waiting(ProcessDied(f"{self.name} {why}, and lives on"))
+
+    def _deliver(self, answer: wire.Reply | wire.Failure) -> None:
+        waiting = self._waiting.get(answer.number)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, wire.Failure):
+            error = Raised(kind=answer.kind, bases=answer.bases, message=answer.message, where=answer.where)
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(answer.value)
 
 
 def _how_it_ended(code: int) -> str:

@@ -21,7 +21,7 @@ from faultline.components import Clone, Supervisor
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
-from faultline.testbed.history import History, Outcome
+from faultline.testbed.history import History
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.process import LearnerProcess
@@ -132,8 +132,8 @@ class Testbed:
             output=str(process.output),
             clock_offset=clock_offset,
         )
+        self._processes.append(process)  # from now on it is ended, also if it is only half begun
         await process.begin(self.nursery, birth)
-        self._processes.append(process)
         return process
 
     async def processes(self, count: int, name: str) -> list[LearnerProcess]:
@@ -190,7 +190,9 @@ class Testbed:
         yield
         took = time.monotonic() - start - (self.lateness.seconds - late)
         if took > budget * self.patience:
-            raise BudgetMissed(f"it took {took:.2f} s until {promise}; promised were {budget:g} s", took=took, budget=budget)
+            raise BudgetMissed(
+                f"it took {took:.2f} s until {promise}; promised were {budget:g} s", took=took, budget=budget
+            )
 
     async def until(self, condition: Callable[[], Awaitable[Any]], what: str, *, deadline: float = 5.0) -> Any:
         """The first true answer of `condition`; `TestbedError` after `deadline` seconds."""
@@ -200,8 +202,3 @@ class Testbed:
                 raise TestbedError(f"waited {deadline:g} s in vain until {what}")
             await asyncio.sleep(0.002)
         return answer
-
-    def end_pending(self) -> None:
-        """Operations that the check leaves running count as unknown."""
-        for operation in self.history.pending():
-            self.history.complete(operation, Outcome.UNKNOWN, "the check ended first")

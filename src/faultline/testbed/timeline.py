@@ -14,32 +14,40 @@ from typing import Any
 
 from faultline.testbed.history import Entry, Note, Operation, Outcome
 
+_CLOCK = 11  # characters
+_NARROWEST, _WIDEST = 12, 34  # characters of a column
 _MARKS = {Outcome.OK: "└", Outcome.FAILED: "✗", Outcome.UNKNOWN: "?"}
 
 
 def brief(value: Any, limit: int = 40) -> str:
-    """`value` in a few characters."""
+    """`value` in a few characters, on one line."""
     text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def timeline(entries: Sequence[Entry], *, width: int = 100, pending_from: float | None = None) -> str:
-    """The entries as columns within `width` characters; `pending_from`: where operations without an end are cut."""
+    """The entries as columns within `width` characters; `pending_from`: where operations without an end are cut.
+
+    With more lanes than columns fit, one column in which each line names its lane.
+    """
     rows = sorted(_rows(entries, pending_from), key=lambda row: row[0])
     lanes = list(dict.fromkeys(lane for _, lane, _ in rows))
     if not lanes:
         return ""
-    column = max(12, min(34, (width - 12) // len(lanes)))
-    lines = [" " * 11 + "".join(f"{lane:<{column}}" for lane in lanes)]
+    room = width - _CLOCK
+    column = min(_WIDEST, room // len(lanes))
+    if column < _NARROWEST:
+        return "\n".join(f"{at:7.3f} s  {brief(f'{lane}: {text}', room)}".rstrip() for at, lane, text in rows)
+    lines = [" " * _CLOCK + "".join(f"{brief(lane, column - 1):<{column}}" for lane in lanes)]
     for at, lane, text in rows:
         left = " " * (column * lanes.index(lane))
-        room = width - 11 - len(left)
-        lines.append(f"{at:7.3f} s  {left}{brief(text, max(12, room))}")
+        lines.append(f"{at:7.3f} s  {left}{brief(text, room - len(left))}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _rows(entries: Sequence[Entry], pending_from: float | None) -> list[tuple[float, str, str]]:
-    rows = []
+    rows = list[tuple[float, str, str]]()
     for entry in entries:
         if isinstance(entry, Note):
             rows.append((entry.at, entry.lane, f"■ {entry.text}"))

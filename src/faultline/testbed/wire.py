@@ -1,22 +1,29 @@
 """What grader and learner process say to each other: length-prefixed MessagePack frames.
 
 A frame is a 4-byte big-endian length, then that many bytes. The grader sends `Request`s, the learner's process
-answers each with one `Reply`, in any order. Plain data travels as it is. Anything else stays where it is and
-travels as a `Ref`, with a snapshot of its public plain attributes, so that a check can read `lease.token`.
+answers each with one `Reply` or `Failure`, in any order. Plain data travels as it is (tuples as lists). Anything
+else stays where it is and travels as a `Ref`, with a snapshot of its public plain attributes, so that a check can
+read `lease.token`. What MessagePack has no word for travels as an extension type, so no data can look like it.
 """
 
 import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.msgpack import Decoder, Encoder, Ext
 
-_LENGTH = struct.Struct(">I")
 MAX_FRAME = 16 * 2**20  # bytes; more than that is a mistake, not an answer
+_LENGTH = struct.Struct(">I")
+_INT64 = range(-(2**63), 2**64)
 
 
-class RedisAt(msgspec.Struct, frozen=True, tag=True):
+class TooLarge(ValueError):
+    """Refused: nothing was sent, because it is larger than a frame may be."""
+
+
+class RedisAt(msgspec.Struct, frozen=True):
     """An argument that becomes a `redis.asyncio.Redis` of its own in the learner's process."""
 
     host: str
@@ -24,19 +31,13 @@ class RedisAt(msgspec.Struct, frozen=True, tag=True):
     socket_timeout: float = 0.25  # seconds
 
 
-class Ref(msgspec.Struct, frozen=True, tag=True):
+class Ref(msgspec.Struct, frozen=True):
     """An object that lives in the learner's process; `attributes` is what it looked like when it was sent."""
 
     number: int
     kind: str
     attributes: dict[str, Any]
     unreadable: dict[str, str]  # attribute → why reading it failed
-
-
-class BigInt(msgspec.Struct, frozen=True, tag=True):
-    """An integer beyond 64 bits."""
-
-    digits: str
 
 
 class Request(msgspec.Struct, frozen=True, tag=True):
@@ -67,61 +68,76 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
     where: str
 
 
-_PACKED = {kind.__name__: kind for kind in (RedisAt, Ref, BigInt)}
-_encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(Request)
-_answers = msgspec.msgpack.Decoder(Reply | Failure)
-_int64 = range(-(2**63), 2**64)
-
-
 def pack(value: Any) -> Any:
-    """`value` with everything in it that MessagePack cannot carry made explicit; raises `TypeError` for the rest."""
-    if isinstance(value, bool | float | str | bytes | None | RedisAt | Ref):
-        return value
-    if isinstance(value, int):
-        return value if value in _int64 else BigInt(str(value))
-    if isinstance(value, list | tuple):
+    """`value` as MessagePack can carry it; raises `TypeError` for what is not plain data."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return str.__str__(value)  # the plain value of a subclass, whatever that has overridden
+        case float():
+            return float.__float__(value)
+        case bytes():
+            return bytes(value)
+        case int():
+            number = int.__int__(value)
+            return number if number in _INT64 else Ext(_BIG_INT, hex(number).encode())
+        case dict():
+            return {key(name): pack(item) for name, item in value.items()}
+        case _:
+            return _pack_other(value)
+
+
+def _pack_other(value: Any) -> Any:
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [pack(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): pack(item) for key, item in value.items()}
+    for code, kind in _STRUCTS.items():
+        if isinstance(value, kind):
+            return Ext(code, _encoder.encode(value))
     raise TypeError(f"{type(value).__name__} cannot be sent to the learner's process")
 
 
-def unpack(value: Any) -> Any:
-    """What `pack` made explicit, as the objects it stands for."""
-    if isinstance(value, list):
-        return [unpack(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if (kind := _PACKED.get(value.get("type", ""))) is None:
-        return {key: unpack(item) for key, item in value.items()}
-    packed = msgspec.convert(value, kind)
-    if isinstance(packed, BigInt):
-        return int(packed.digits)
-    if isinstance(packed, Ref):
-        attributes = {name: unpack(item) for name, item in packed.attributes.items()}
-        return msgspec.structs.replace(packed, attributes=attributes)
-    return packed
+def key(name: Any) -> Any:
+    """A key of a dict as it travels: plain data as it is, anything else as its text."""
+    return pack(name) if isinstance(name, str | bytes | int | float | None) else str(name)
+
+
+def _unpack_extension(code: int, data: memoryview) -> Any:
+    if code == _BIG_INT:
+        return int(bytes(data), 16)
+    return _struct_decoders[code](data)
+
+
+_BIG_INT = 0
+_STRUCTS: dict[int, type[Ref | RedisAt]] = {1: Ref, 2: RedisAt}
+_struct_decoders: dict[int, Callable[[memoryview], Ref | RedisAt]] = {
+    code: Decoder(kind, ext_hook=_unpack_extension).decode for code, kind in _STRUCTS.items()
+}
+_encoder = Encoder()
+_requests = Decoder(Request, ext_hook=_unpack_extension)
+_answers: Decoder[Reply | Failure] = Decoder(Reply | Failure, ext_hook=_unpack_extension)
 
 
 def frame(message: Request | Reply | Failure) -> bytes:
-    """The bytes of one message."""
+    """The bytes of one message; raises `TooLarge`."""
     body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise TooLarge(f"{len(body):,} bytes in one piece; {MAX_FRAME:,} can travel between grader and solution")
     return _LENGTH.pack(len(body)) + body
 
 
 async def _body(reader: asyncio.StreamReader) -> bytes:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > MAX_FRAME:
-        raise asyncio.IncompleteReadError(b"", length)
+        raise ConnectionError(f"a frame of {length:,} bytes was announced; no peer of ours sends that")
     return await reader.readexactly(length)
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
-    """The next request; raises `asyncio.IncompleteReadError` at the end."""
+    """The next request; raises `asyncio.IncompleteReadError` at the end, `ConnectionError` for what is no frame."""
     return _requests.decode(await _body(reader))
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Reply | Failure:
-    """The next answer; raises `asyncio.IncompleteReadError` at the end."""
+    """The next answer; raises as `read_request` does, and `msgspec.DecodeError` for what is no answer."""
     return _answers.decode(await _body(reader))

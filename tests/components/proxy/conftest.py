@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from faultline.components.proxy import FaultProxy
 
 NOBODY = 65534
 DEADLINE = 20.0
+ONCE = Retry(NoBackoff(), 0)
 
 End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -39,23 +43,19 @@ def redis_port() -> Iterator[int]:
 def postgres_port() -> Iterator[int]:
     """A PostgreSQL of our own, not run by root, which it refuses."""
     folder = Path(tempfile.mkdtemp(prefix="proxy-test-"))
-    user: dict[str, object] = {}
+    demoted: list[str] = []
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
-        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    data = folder / "data"
+        demoted = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    data, port = str(folder / "data"), _free_port()
+    initdb = ["initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"]
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
     try:
-        subprocess.run(
-            ["initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            **user,  # pyright: ignore[reportArgumentType, reportCallIssue] -- one dict for both calls
-        )
-        port = _free_port()
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with _running(["postgres", "-D", str(data), *options], port, cwd="/", **user):
+        subprocess.run([*demoted, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        with _running([*demoted, "postgres", "-D", data, *options], port):
+            _until(lambda: subprocess.run(probe, check=False).returncode == 0)
             yield port
     finally:
         shutil.rmtree(folder)
@@ -79,7 +79,7 @@ async def direct(redis_port: int) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def redis(proxy: FaultProxy, direct: Redis) -> AsyncIterator[Redis]:
     """A client through the proxy."""
-    async with Redis(port=proxy.port, protocol=2, retry=None, single_connection_client=True) as client:
+    async with Redis(port=proxy.port, protocol=2, retry=ONCE, single_connection_client=True) as client:
         yield client
 
 
@@ -125,34 +125,34 @@ def until() -> Until:
 
     async def until(condition: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 -- any condition: nothing here could set an event
                 await asyncio.sleep(0.001)
 
     return until
 
 
 @contextmanager
-def _running(command: list[str], port: int, **how: object) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)  # pyright: ignore
+def _running(command: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
     try:
-        _until_it_listens(process, port)
+        _until(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, f"{command} exited with {process.returncode}"
         yield
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # to PostgreSQL: without waiting for its clients
         process.wait(DEADLINE)
 
 
-def _until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
+def _until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE
-    while True:
-        assert process.poll() is None, f"{process.args} exited with {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline, f"{process.args} does not listen"
-            time.sleep(0.01)
-        else:
-            return
+    while not condition():
+        assert time.monotonic() < deadline, "a server did not get ready in time"
+        time.sleep(0.01)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

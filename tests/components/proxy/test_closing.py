@@ -5,16 +5,25 @@ import contextlib
 import gc
 import socket
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from faultline.components.faults import BlackHole, Fault, Latency, Refuse, SlowDrip
+from faultline.components.faults import BlackHole, Fault, Latency, Refuse, Reset, SlowDrip
 from faultline.components.proxy import FaultProxy, named
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+async def abandon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read to the end, whichever it is, and close."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def descriptors() -> int:
@@ -37,14 +46,8 @@ async def test_closing_leaves_nothing_behind(redis_port: int, until: Until, faul
             for number, (_, writer) in enumerate(clients):
                 writer.write([b"PING\r\n", b"GET k\r\n", b"*3\r\n$3\r\nSE", b"PING\r\n" * 100_000, b""][number])
             await until(lambda: hold.arrived and proxy.counts.requests > 100)
-        for reader, writer in clients:
-            with contextlib.suppress(ConnectionError):
-                while await reader.read(100_000):
-                    pass
-            writer.transport.abort()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-        del clients, reader, writer
+        while clients:
+            await abandon(*clients.pop())
         gc.collect()
 
     assert asyncio.all_tasks() == tasks
@@ -60,34 +63,48 @@ async def test_the_port_is_given_back(redis_port: int) -> None:
         sock.bind(("127.0.0.1", port))
 
 
-async def test_closing_while_connecting_upstream_leaves_nothing_behind(unused_tcp_port: int) -> None:
-    """The upstream's queue is full, so its handshake is never finished."""
+@pytest.fixture
+def stuck_port() -> Iterator[int]:
+    """A server whose queue is full, so that no handshake with it is ever finished."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port: int = full.getsockname()[1]
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+async def test_closing_while_connecting_upstream_leaves_nothing_behind(stuck_port: int, until: Until) -> None:
     gc.collect()
     open_before = descriptors()
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", unused_tcp_port))
-        full.listen(0)
-        waiting: list[socket.socket] = []
-        for _ in range(3):
-            waiting.append(socket.socket())
-            waiting[-1].setblocking(False)
-            waiting[-1].connect_ex(("127.0.0.1", unused_tcp_port))
 
-        async with asyncio.timeout(5), FaultProxy("127.0.0.1", unused_tcp_port) as proxy:
-            reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
-            while not proxy.counts.open:
-                await asyncio.sleep(0)
+    async with asyncio.timeout(5), FaultProxy("127.0.0.1", stuck_port) as proxy:
+        client = await asyncio.open_connection(proxy.host, proxy.port)
+        await until(lambda: proxy.counts.open)
+
+    with pytest.raises(ConnectionResetError):
+        await client[0].read()
+    await abandon(*client)
+    del client
+    assert descriptors() == open_before
+
+
+async def test_a_reset_strikes_a_connection_that_is_not_through_to_the_server_yet(
+    stuck_port: int, until: Until
+) -> None:
+    async with asyncio.timeout(5), FaultProxy("127.0.0.1", stuck_port) as proxy:
+        client = await asyncio.open_connection(proxy.host, proxy.port)
+        await until(lambda: proxy.counts.open)
+
+        torn = proxy.add(Reset())
 
         with pytest.raises(ConnectionResetError):
-            await reader.read()
-        writer.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        for sock in waiting:
-            sock.close()
-    del reader, writer
-
-    assert descriptors() == open_before
+            await client[0].read()
+        await until(lambda: proxy.counts.open == 0)
+        await abandon(*client)
+        assert torn.hits == 1
 
 
 async def test_an_error_inside_passes_through(redis_port: int) -> None:

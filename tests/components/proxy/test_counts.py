@@ -40,7 +40,11 @@ async def test_a_pipeline_is_one_round_trip(proxy: FaultProxy, redis: Redis) -> 
 async def test_a_transaction_sent_at_once_is_one_round_trip(proxy: FaultProxy, redis: Redis) -> None:
     await redis.ping()
 
-    counts = await spent(proxy, redis.pipeline(transaction=True).incr("n").incr("n").execute())
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.incr("n")
+    pipeline.incr("n")
+
+    counts = await spent(proxy, pipeline.execute())
 
     assert (counts.requests, counts.round_trips) == (4, 1), "MULTI, two commands, EXEC"
 

@@ -6,6 +6,9 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import cast
 
 import pytest
 
@@ -62,8 +65,13 @@ async def silent(end: End, seconds: float = 0.05) -> bool:
 async def receives_reset(end: End) -> None:
     async with asyncio.timeout(5):
         with pytest.raises(ConnectionResetError):
-            while await end[0].read(100):
-                pass
+            await end[0].readuntil(b"this never comes")
+
+
+async def read_all(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    with contextlib.closing(writer.transport):
+        return await reader.read()
 
 
 async def receives_end(end: End) -> bytes:
@@ -119,6 +127,37 @@ async def test_delays_of_chunks_overlap_and_those_of_faults_add_up(
 
     assert 0.5 <= took < 1.0, "five chunks, each 0.5 s late, side by side"
     assert [fault.hits for fault in faults] == [5, 5]
+
+
+@dataclass(frozen=True)
+class Dice(Fault):
+    """A fault that only notes what chance it was given."""
+
+    thrown: list[float] = field(default_factory=list[float])
+
+    def valve(self, chance: Random, age: Age) -> None:
+        self.thrown.append(chance.random())
+
+
+async def throws(port: int, seed: int, until: Until) -> list[float]:
+    """Of two connections, each both ways."""
+    dice = Dice()
+    async with FaultProxy("127.0.0.1", port, seed=seed) as proxy:
+        proxy.add(dice, Direction.BOTH)
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(proxy.host, proxy.port)
+            writer.transport.abort()
+        await until(lambda: proxy.counts.accepted == 2)
+    return dice.thrown
+
+
+async def test_chance_comes_from_the_seed_alone(redis_port: int, until: Until) -> None:
+    """The same seed throws the same, connection by connection and way by way; another seed does not."""
+    first = await throws(redis_port, 1, until)
+
+    assert first == await throws(redis_port, 1, until)
+    assert len(set(first)) == len(first) == 4
+    assert not set(first) & set(await throws(redis_port, 2, until))
 
 
 async def test_healing_lets_what_is_delayed_go_at_once(connect: Connect, plain: FaultProxy, until: Until) -> None:
@@ -213,9 +252,7 @@ async def test_a_reset_strikes_open_and_new_connections(
     await receives_reset(client)
     await receives_reset(server)
     with pytest.raises(ConnectionResetError):  # in connect() or in read(), whichever is first
-        reader, writer = await asyncio.open_connection(plain.host, plain.port)
-        with contextlib.closing(writer.transport):
-            await reader.read()
+        await read_all(plain.host, plain.port)
     assert torn.hits == 2
     assert len(accepted) == 1, "the new connection never reached the server"
 
@@ -371,7 +408,8 @@ async def test_a_client_is_made_to_wait_when_the_server_does_not_read(
 ) -> None:
     """At most so much is buffered; nothing of it is lost."""
     client, server = await connect()
-    server[1].transport.pause_reading()
+    transport = cast("asyncio.Transport", server[1].transport)
+    transport.pause_reading()
     text = bytes(range(256)) * 40_000 * 3  # 30 MB
     client[1].write(text)
 
@@ -384,7 +422,7 @@ async def test_a_client_is_made_to_wait_when_the_server_does_not_read(
     await until(stuck)
     assert left[-1] > len(text) - 16 * 2**20, "the kernel's buffers, one chunk, and the transport's 64 KiB"
 
-    server[1].transport.resume_reading()
+    transport.resume_reading()
     async with asyncio.timeout(20):
         assert await server[0].readexactly(len(text)) == text
 

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -13,13 +16,20 @@ from faultline.components.proxy import FaultProxy, named
 from faultline.components.proxy_errors import NeedsProtocol, NotReached
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
+T = TypeVar("T")
+ONCE = Retry(NoBackoff(), 0)
+
+
+async def do(command: Awaitable[T]) -> T:
+    """A task needs a coroutine; redis-py promises an awaitable."""
+    return await command
 
 
 async def test_a_held_request_has_not_reached_the_server(proxy: FaultProxy, redis: Redis, direct: Redis) -> None:
     hold = proxy.hold(lambda args: args == [b"SET", b"k", b"late"])
 
     async with asyncio.TaskGroup() as group:
-        setting = group.create_task(redis.set("k", "late"))
+        setting = group.create_task(do(redis.set("k", "late")))
         await hold.reached(5)
         assert await direct.set("k", "early")
         assert await direct.get("k") == b"early"
@@ -34,7 +44,7 @@ async def test_while_one_connection_is_held_others_flow(proxy: FaultProxy, redis
     hold = proxy.hold(named("incrby"))
 
     async with Redis(port=proxy.port) as other, asyncio.TaskGroup() as group:
-        held = group.create_task(redis.incr("n"))
+        held = group.create_task(do(redis.incr("n")))
         await hold.reached(5)
         assert await other.incr("n") == 1, "only the first is held"
         hold.release()
@@ -50,7 +60,9 @@ async def test_in_a_pipeline_what_came_before_the_held_request_goes_and_what_fol
     before = proxy.counts
 
     async with asyncio.TaskGroup() as group:
-        pipeline = redis.pipeline(transaction=False).rpush("k", "first").rpush("k", "held").rpush("k", "last")
+        pipeline = redis.pipeline(transaction=False)
+        for value in ("first", "held", "last"):
+            pipeline.rpush("k", value)
         group.create_task(pipeline.execute())
         await hold.reached(5)
         assert (proxy.counts - before).requests == 3
@@ -61,11 +73,29 @@ async def test_in_a_pipeline_what_came_before_the_held_request_goes_and_what_fol
     assert await direct.lrange("k", 0, -1) == [b"first", b"held", b"last"]
 
 
+async def test_what_comes_later_on_the_connection_waits_behind_the_held_request(
+    proxy: FaultProxy, direct: Redis, until: Until
+) -> None:
+    hold = proxy.hold(named("RPUSH"))
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    writer.write(b"RPUSH k first\r\n")
+    await hold.reached(5)
+
+    writer.write(b"RPUSH k second\r\n")
+    await until(lambda: proxy.counts.requests == 2)
+    assert proxy.counts.bytes_to_server == 0
+    hold.release()
+
+    assert [await reader.readline() for _ in range(2)] == [b":1\r\n", b":2\r\n"]
+    assert await direct.lrange("k", 0, -1) == [b"first", b"second"]
+    writer.transport.abort()
+
+
 async def test_a_request_that_comes_in_many_chunks_is_held_too(proxy: FaultProxy, redis: Redis, direct: Redis) -> None:
     hold = proxy.hold(named("SET"))
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(redis.set("big", b"x" * 5_000_000))
+        group.create_task(do(redis.set("big", b"x" * 5_000_000)))
         await hold.reached(5)
         assert not await direct.exists("big")
         hold.release()
@@ -96,7 +126,7 @@ async def test_a_request_held_when_its_client_gives_up_still_arrives_later(
     """The unknown outcome, the late way: the timeout has passed, the write happens afterwards."""
     hold = proxy.hold(named("SET"))
 
-    async with Redis(port=proxy.port, socket_timeout=0.2, retry=None) as impatient:
+    async with Redis(port=proxy.port, socket_timeout=0.2, retry=ONCE) as impatient:
         with pytest.raises(RedisTimeoutError):
             await impatient.set("k", "v")
     assert hold.arrived == 1
@@ -112,7 +142,7 @@ async def test_a_held_reply_means_done_but_unknown(proxy: FaultProxy, redis: Red
     hold = proxy.hold_reply(named("INCRBY"))
 
     async with asyncio.TaskGroup() as group:
-        counting = group.create_task(redis.incr("n"))
+        counting = group.create_task(do(redis.incr("n")))
         await hold.reached(5)
         assert await direct.get("n") == b"1", "the server has done it"
         assert not counting.done(), "and the client does not know"
@@ -170,10 +200,10 @@ async def test_a_barrier_opens_when_all_are_there(proxy: FaultProxy, direct: Red
 
     async with asyncio.TaskGroup() as group:
         for number, client in enumerate(clients[:2], start=1):
-            group.create_task(client.incr("n"))
+            group.create_task(do(client.incr("n")))
             await until(lambda: barrier.arrived == number)  # noqa: B023 (waits at once)
         assert await direct.get("n") is None
-        group.create_task(clients[2].incr("n"))
+        group.create_task(do(clients[2].incr("n")))
         await barrier.met(5)
 
     assert await direct.get("n") == b"3"
@@ -186,7 +216,11 @@ async def test_a_barrier_opens_when_all_are_there(proxy: FaultProxy, direct: Red
 async def test_pipelined_requests_on_one_connection_meet_at_a_barrier(proxy: FaultProxy, redis: Redis) -> None:
     barrier = proxy.barrier(2, named("INCRBY"))
 
-    assert await redis.pipeline(transaction=False).incr("n").incr("n").execute() == [1, 2]
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.incr("n")
+    pipeline.incr("n")
+
+    assert await pipeline.execute() == [1, 2]
     await barrier.met(5)
 
 
@@ -194,8 +228,12 @@ async def test_a_hold_under_latency_keeps_the_order(proxy: FaultProxy, redis: Re
     proxy.add(Latency(0.02, jitter=0.02))
     hold = proxy.hold(named("INCRBY"), 2)
 
+    pipeline = redis.pipeline(transaction=False)
+    for _ in range(3):
+        pipeline.incr("n")
+
     async with asyncio.TaskGroup() as group:
-        answers = group.create_task(redis.pipeline(transaction=False).incr("n").incr("n").incr("n").execute())
+        answers = group.create_task(pipeline.execute())
         await hold.reached(5)
         hold.release()
 
@@ -223,7 +261,7 @@ async def test_handshakes_are_not_held(proxy: FaultProxy, direct: Redis) -> None
     hold = proxy.hold(lambda _: True)
 
     async with Redis(port=proxy.port, protocol=3, client_name="c", db=1) as client, asyncio.TaskGroup() as group:
-        group.create_task(client.ping())
+        group.create_task(do(client.ping()))
         await hold.reached(5)
         hold.release()
 
@@ -240,7 +278,7 @@ async def test_holds_need_a_protocol(plain: FaultProxy) -> None:
 async def test_closing_wakes_whoever_waits_for_a_hold_and_drops_what_is_held(redis_port: int, direct: Redis) -> None:
     async with FaultProxy("127.0.0.1", redis_port, protocol="redis") as proxy:
         never, held = proxy.hold(named("NEVER")), proxy.hold(named("SET"))
-        client = Redis(port=proxy.port, retry=None)
+        client = Redis(port=proxy.port, retry=ONCE)
         setting = asyncio.ensure_future(client.set("k", "v"))
         await held.reached(5)
         waiting = asyncio.ensure_future(never.reached(60))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from statistics import median
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -35,8 +36,8 @@ async def connect(port: int) -> Connection:
     )
 
 
-async def value(connection: Connection, query: str) -> object:
-    row = await (await connection.execute(query)).fetchone()  # pyright: ignore[reportArgumentType] -- a str, from here
+async def value(connection: Connection, query: LiteralString) -> object:
+    row = await (await connection.execute(query)).fetchone()
     assert row
     return row[0]
 
@@ -133,7 +134,7 @@ async def test_a_black_hole_keeps_a_query_waiting_and_its_end_resets_it(proxy: F
 async def test_refused_means_connection_refused(proxy: FaultProxy) -> None:
     closed = proxy.add(Refuse())
 
-    with pytest.raises(psycopg.OperationalError, match="[Rr]efused"):
+    with pytest.raises(psycopg.OperationalError, match=r"[Rr]efused"):
         await connect(proxy.port)
 
     assert closed.hits >= 1

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import RedisError
 
 # Taking the key and minting the token are one step: between two steps another holder could fit.
 ACQUIRE = """
@@ -33,12 +33,15 @@ return 0
 """
 
 
+PATIENCE = 0.2  # seconds that one server has for its answer, whatever the client's own limit is
+
+
 class LockUnavailable(Exception):
-    """Not acquired within the timeout: somebody else holds it, or too few servers answer. Nothing is left behind."""
+    """Not acquired within the timeout: somebody else holds it, or too few servers answer."""
 
 
 class LockLost(Exception):
-    """The lease ran out, was released, or belongs to somebody else by now: stop working on it."""
+    """The lease ran out, was released, belongs to somebody else by now, or too few servers say otherwise."""
 
 
 class Lease:
@@ -126,8 +129,9 @@ class DistributedLock:
 
         async def ask(client: Redis) -> list[int]:
             try:
-                return [await client.eval(script, len(self._keys), *self._keys, *arguments)]
-            except (ConnectionError, TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    return [await client.eval(script, len(self._keys), *self._keys, *arguments)]
+            except (OSError, RedisError):  # an OSError too: the TimeoutError of asyncio
                 return []
 
         answers = await asyncio.gather(*(ask(client) for client in self._clients))

@@ -20,9 +20,7 @@ class Bandwidth(Fault):
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
-            raise ValueError(
-                f"bandwidth {self.rate} bytes/s: must be positive; BlackHole lets nothing through"
-            )
+            raise ValueError(f"bandwidth {self.rate} bytes/s: must be positive; BlackHole lets nothing through")
 
     def valve(self, chance: Random, age: Age) -> Valve:
         """A bucket that holds one portion."""

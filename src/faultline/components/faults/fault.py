@@ -8,7 +8,7 @@ stream rules on the head of the queue, and the strictest ruling holds:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from random import Random
 from typing import ClassVar
 
@@ -25,10 +25,10 @@ class Age(Enum):
 class Fate(Enum):
     """What becomes of a connection, or of the bytes at the head of a stream."""
 
-    PASS = "pass"
-    SWALLOW = "swallow"
-    CUT = "cut"
-    RESET = "reset"
+    PASS = auto()
+    SWALLOW = auto()
+    CUT = auto()
+    RESET = auto()
 
 
 @dataclass(frozen=True, slots=True)

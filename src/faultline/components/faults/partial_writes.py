@@ -19,9 +19,7 @@ class PartialWrites(Fault):
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.gap < 0:
-            raise ValueError(
-                f"writes of up to {self.most} bytes, {self.gap} s apart: at least 1 byte and 0 s"
-            )
+            raise ValueError(f"writes of up to {self.most} bytes, {self.gap} s apart: at least 1 byte and 0 s")
 
     def valve(self, chance: Random, age: Age) -> Valve:
         """Sizes drawn in order: the same seed gives the same sizes."""

@@ -9,27 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from faultline.components.proxy.command import Command, is_handshake
-from faultline.components.proxy.counts import Tally
 from faultline.components.proxy.expectations import Expectations, confirms, ends_resp, is_confirmation
 from faultline.components.proxy.hold import Hold
+from faultline.components.proxy.ledger import Ledger
 from faultline.components.proxy.piece import Piece
 from faultline.components.proxy_errors import NotResp
 from faultline.components.resp import Reply, ReplyParser, Request, RequestParser
-
-
-class Ears(Protocol):
-    """What a conversation tells the proxy, and asks it."""
-
-    tally: Tally
-
-    def heard(self, command: Command) -> None:
-        """Log a request."""
-
-    def request_hold(self, command: Command) -> Hold | None:
-        """The hold that claims this request."""
-
-    def reply_hold(self, command: Command) -> Hold | None:
-        """The hold that claims the reply to this request."""
 
 
 class Conversation(Protocol):
@@ -93,9 +78,9 @@ class _Trips:
 class RedisConversation:
     """A connection that speaks RESP 2 or 3, until it says something else."""
 
-    def __init__(self, connection: int, ears: Ears) -> None:
+    def __init__(self, connection: int, ledger: Ledger) -> None:
         self._connection = connection
-        self._ears = ears
+        self._ledger = ledger
         self._requests = RequestParser()
         self._replies = ReplyParser()
         self._expectations = Expectations()
@@ -111,9 +96,8 @@ class RedisConversation:
             return [Piece(at, data)]
         cuts: list[tuple[int, Hold]] = []
         try:
-            for request in self._requests.feed(data):
-                if hold := self._request(request, at):
-                    cuts.append((request.start, hold))
+            requests = self._requests.feed(data)
+            cuts.extend((request.start, hold) for request in requests if (hold := self._request(request, at)))
         except NotResp:
             self._stop_reading()
         return _pieces(data, at, cuts)
@@ -145,21 +129,21 @@ class RedisConversation:
     def _request(self, request: Request, at: float) -> Hold | None:
         self._greeting = self._greeting and is_handshake(request.args)
         command = Command(at, self._connection, request.args, self._greeting)
-        self._ears.heard(command)
+        self._ledger.commands.append(command)
         owed = self._expectations.owed(request.args)
         self._count(command, owed)
         if ends_resp(request.args):
             raise NotResp("a replica's stream follows")
         if owed:
-            gate = None if command.handshake else self._ears.reply_hold(command)
+            gate = None if command.handshake else self._ledger.reply_hold(command)
             self._asked.append(_Asked(command, owed, confirms(request.args), gate))
-        hold = None if command.handshake else self._ears.request_hold(command)
+        hold = None if command.handshake else self._ledger.request_hold(command)
         if hold:
             hold.arrive(command)
         return hold
 
     def _count(self, command: Command, owed: int) -> None:
-        tally = self._ears.tally
+        tally = self._ledger.tally
         if command.handshake:
             tally.handshakes += 1
             tally.handshake_round_trips += bool(owed and self._handshake_trips.ask())
@@ -183,7 +167,7 @@ class RedisConversation:
         if asked and asked.confirmed and is_confirmation(reply):
             asked.owed -= 1
         elif asked is None or self._expectations.is_push(reply, confirming=asked.confirmed):
-            self._ears.tally.pushes += 1
+            self._ledger.tally.pushes += 1
             return None
         else:
             asked.owed = 0
@@ -192,7 +176,7 @@ class RedisConversation:
 
     def _stop_reading(self) -> None:
         self._reading = False
-        self._ears.tally.unread += 1
+        self._ledger.tally.unread += 1
 
 
 def _pieces(data: bytes, at: float, cuts: list[tuple[int, Hold]]) -> list[Piece]:
@@ -200,10 +184,8 @@ def _pieces(data: bytes, at: float, cuts: list[tuple[int, Hold]]) -> list[Piece]
         return [Piece(at, data)]
     ends = [start for start, _ in cuts[1:]] + [len(data)]
     pieces = [Piece(at, data[: cuts[0][0]])] if cuts[0][0] else []
-    return pieces + [
-        Piece(at, data[start:end], gate=hold) for (start, hold), end in zip(cuts, ends, strict=True)
-    ]
+    return pieces + [Piece(at, data[start:end], gate=hold) for (start, hold), end in zip(cuts, ends, strict=True)]
 
 
-SPEAKERS: dict[str, Callable[[int, Ears], Conversation]] = {"redis": RedisConversation}
+SPEAKERS: dict[str, Callable[[int, Ledger], Conversation]] = {"redis": RedisConversation}
 """The protocols that a proxy can read."""

@@ -33,15 +33,12 @@ class Link:
         self.number = number
         self._tally = tally
         self._conversation = conversation
-        self.to_server = Pipe(
-            Direction.TO_SERVER, around=self, sift=conversation.from_client, through=self._to_server
-        )
-        self.to_client = Pipe(
-            Direction.TO_CLIENT, around=self, sift=conversation.from_server, through=self._to_client
-        )
+        self.to_server = Pipe(Direction.TO_SERVER, around=self, sift=conversation.from_client, through=self._to_server)
+        self.to_client = Pipe(Direction.TO_CLIENT, around=self, sift=conversation.from_server, through=self._to_client)
         self._client = _Leg(outbox=self.to_server, inbox=self.to_client, lost=self._lost)
         self._server = _Leg(outbox=self.to_client, inbox=self.to_server, lost=self._lost)
         self._over = False
+        self._connecting: asyncio.Task[None] | None = None
 
     @property
     def pipes(self) -> tuple[Pipe, Pipe]:
@@ -54,14 +51,19 @@ class Link:
         Where nobody listens upstream the client is reset: it was accepted already.
         """
         loop = asyncio.get_running_loop()
+        self._connecting = asyncio.current_task()
         try:
+            if self._over:  # reset before it began
+                return
             await loop.create_connection(lambda: self._server, *upstream)
             await loop.connect_accepted_socket(lambda: self._client, client)
+            self._connecting = None
             await self._client.closed.wait()
             await self._server.closed.wait()
         except OSError:
             pass
         finally:
+            self._connecting = None
             self.end(Fate.RESET)
             if self._client.transport is None:
                 reset(client)
@@ -74,6 +76,8 @@ class Link:
         self._over = True
         for pipe in self.pipes:
             pipe.stop()
+        if self._connecting:
+            self._connecting.cancel()
         for leg in (self._client, self._server):
             if fate is Fate.RESET:
                 leg.reset()

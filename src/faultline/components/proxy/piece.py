@@ -1,6 +1,6 @@
 """What queues in a stream."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from faultline.components.proxy.command import Command
@@ -27,11 +27,11 @@ class Piece:
     answers: list[Command] | None = None
     """The requests whose replies are complete with this piece."""
     sent: int = 0
-    delays: list[tuple[Injected, float]] = field(default_factory=list)
-    struck_by: set[Injected] = field(default_factory=set)
+    delays: tuple[tuple[Injected, float], ...] = ()
+    struck_by: tuple[Injected, ...] = ()
 
     def strike(self, by: Injected) -> None:
         """Count a hit, once for this piece."""
         if by not in self.struck_by:
-            self.struck_by.add(by)
+            self.struck_by += (by,)
             by.hit()

@@ -83,9 +83,7 @@ class Pipe:
         if self._valves.pop(injected, None) is None:
             return
         now = self._loop.time()
-        if self._has_a_gap and all(
-            valve.rule(now).fate is not Fate.SWALLOW for valve in self._valves.values()
-        ):
+        if self._has_a_gap and all(valve.rule(now).fate is not Fate.SWALLOW for valve in self._valves.values()):
             self._around.end(Fate.RESET)
         else:
             self.pump()
@@ -208,7 +206,7 @@ class Pipe:
     def _enqueue(self, piece: Piece) -> None:
         for injected, valve in self._valves.items():
             if delay := valve.delay():
-                piece.delays.append((injected, delay))
+                piece.delays += ((injected, delay),)
                 piece.strike(injected)
         if piece.gate:
             piece.gate.when_open(self.pump)

@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Iterable
 from random import Random
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -11,17 +9,15 @@ from typing import Literal, Self, TypeVar
 from faultline.components.faults import Age, Direction, Fate, Fault
 from faultline.components.proxy.command import Command, Match
 from faultline.components.proxy.conversation import SPEAKERS, Conversation, Unread
-from faultline.components.proxy.counts import Counts, Tally
+from faultline.components.proxy.counts import Counts
 from faultline.components.proxy.hold import Barrier, Hold
 from faultline.components.proxy.injected import Injected
+from faultline.components.proxy.ledger import Ledger
 from faultline.components.proxy.link import Link, reset
 from faultline.components.proxy.listener import HOST, Listener
 from faultline.components.proxy_errors import NeedsProtocol
 
 AnyHold = TypeVar("AnyHold", bound=Hold)
-
-REMEMBERED = 10_000
-"""Commands kept in `FaultProxy.commands`; older ones are forgotten."""
 
 
 class FaultProxy:
@@ -46,7 +42,6 @@ class FaultProxy:
         protocol: Literal["redis"] | None = None,
     ) -> None:
         self.host = HOST
-        self.tally = Tally()
         self._upstream = (upstream_host, upstream_port)
         self._seed = seed
         self._protocol = protocol
@@ -54,9 +49,7 @@ class FaultProxy:
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._injected: list[Injected] = []
         self._injections = 0
-        self._request_holds: list[Hold] = []
-        self._reply_holds: list[Hold] = []
-        self._commands: deque[Command] = deque(maxlen=REMEMBERED)
+        self._ledger = Ledger()
         self._broken: list[BaseException] = []
 
     async def __aenter__(self) -> Self:
@@ -69,8 +62,7 @@ class FaultProxy:
     ) -> None:
         if self._listener:
             self._listener.close()
-        for hold in (*self._request_holds, *self._reply_holds):
-            hold.close()
+        self._ledger.close()
         tasks = list(self._links.values())
         for task in tasks:
             task.cancel()
@@ -87,12 +79,12 @@ class FaultProxy:
     @property
     def counts(self) -> Counts:
         """What went through until now."""
-        return self.tally.counts()
+        return self._ledger.tally.counts()
 
     @property
     def commands(self) -> list[Command]:
         """The last 10,000 requests in the order in which they reached the proxy, handshakes included."""
-        return list(self._commands)
+        return list(self._ledger.commands)
 
     def add(self, fault: Fault, direction: Direction | None = None) -> Injected:
         """Let a fault strike from now on, open connections too; without a direction, in the fault's usual one."""
@@ -126,51 +118,39 @@ class FaultProxy:
         A held request has not reached the server whole; the rest of its connection's requests queue behind it.
         Handshakes are never held. Of several holds that match, the oldest has the request.
         """
-        return self._keep(Hold(match, n, skip=skip, seen=self._last_seen), self._request_holds)
+        return self._keep(Hold(match, n, skip=skip, seen=self._ledger.last_seen), self._ledger.request_holds)
 
     def hold_reply(self, match: Match, n: int = 1, *, skip: int = 0) -> Hold:
         """Hold the replies to the next `n` requests that match: the server has acted, the client does not know it.
 
         `reached` returns once the first byte of the (last) reply is in the proxy's hands.
         """
-        return self._keep(Hold(match, n, skip=skip, seen=self._last_seen), self._reply_holds)
+        return self._keep(Hold(match, n, skip=skip, seen=self._ledger.last_seen), self._ledger.reply_holds)
 
     def barrier(self, n: int, match: Match) -> Barrier:
         """Hold `n` matching requests until all of them are there, then let them all go."""
-        return self._keep(Barrier(match, n, skip=0, seen=self._last_seen), self._request_holds)
-
-    def heard(self, command: Command) -> None:
-        """Log a request (a conversation's)."""
-        self._commands.append(command)
-
-    def request_hold(self, command: Command) -> Hold | None:
-        """Which hold claims this request (a conversation's question)."""
-        return _first_claim(self._request_holds, command)
-
-    def reply_hold(self, command: Command) -> Hold | None:
-        """Which hold claims the reply to this request (a conversation's question)."""
-        return _first_claim(self._reply_holds, command)
+        return self._keep(Barrier(match, n, skip=0, seen=self._ledger.last_seen), self._ledger.request_holds)
 
     def _accepted(self, client: socket.socket) -> None:
-        self.tally.accepted += 1
-        number = self.tally.accepted
+        self._ledger.tally.accepted += 1
+        number = self._ledger.tally.accepted
         speaker = SPEAKERS.get(self._protocol or "")
-        conversation: Conversation = speaker(number, self) if speaker else Unread()
-        link = Link(number, conversation=conversation, tally=self.tally)
+        conversation: Conversation = speaker(number, self._ledger) if speaker else Unread()
+        link = Link(number, conversation=conversation, tally=self._ledger.tally)
         for injected in self._injected:
             if injected.fault.fate_of(Age.NEW) is not Fate.PASS:
                 injected.hit()
                 reset(client)
                 return
             self._inject(injected, link, Age.NEW)
-        self.tally.open += 1
+        self._ledger.tally.open += 1
         task = asyncio.get_running_loop().create_task(link.run(client, self._upstream))
         self._links[link] = task
         task.add_done_callback(lambda task: self._closed(link, task))
 
     def _closed(self, link: Link, task: asyncio.Task[None]) -> None:
         del self._links[link]
-        self.tally.open -= 1
+        self._ledger.tally.open -= 1
         if not task.cancelled() and (error := task.exception()):
             self._broken.append(error)
 
@@ -198,11 +178,3 @@ class FaultProxy:
         holds[:] = [other for other in holds if not other.is_open]
         holds.append(hold)
         return hold
-
-    def _last_seen(self) -> str:
-        last = [command for command in self._commands if not command.handshake][-5:]
-        return f"{self.tally.requests} requests, the last: {'; '.join(map(str, last)) or 'none'}"
-
-
-def _first_claim(holds: Iterable[Hold], command: Command) -> Hold | None:
-    return next((hold for hold in holds if hold.claims(command)), None)

