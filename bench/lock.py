@@ -27,6 +27,8 @@ import redis_lock
 from bench.interleave import compare, machine
 from pottery import AIORedlock
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from faultline.components import Supervisor
 from faultline.patterns import DistributedLock, Fence
@@ -212,7 +214,11 @@ async def main() -> bool:
         async with Supervisor(Path(folder)) as supervisor:
             server = await supervisor.start("redis")
             client = Redis(
-                host=server.host, port=server.port, max_connections=100, socket_timeout=1, socket_connect_timeout=1
+                host=server.host,
+                port=server.port,
+                socket_timeout=1,
+                socket_connect_timeout=1,
+                retry=Retry(NoBackoff(), 0),
             )
             blocking = redis.Redis(host=server.host, port=server.port)
             try:

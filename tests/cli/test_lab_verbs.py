@@ -88,6 +88,18 @@ def until(condition: Callable[[], bool], within: float = 10) -> None:
         sleep(0.005)
 
 
+def stopped(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: (now := look(pid)) is not None and now.state == "T")
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    """Whether the signal waits to be delivered."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    shared = re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)
+    return bool(shared and int(shared[1], 16) & 1 << number - 1)
+
+
 def test_without_a_lab_every_verb_says_so(place: Place) -> None:
     assert place.type("status").stdout == "The lab is not running. Start it with: ./lab up\n"
     assert place.type("down").stdout == "The lab is not running; nothing to stop.\n"
@@ -111,8 +123,7 @@ def test_status_shows_what_runs(place: Place) -> None:
         assert (server["name"], server["state"], server["pid"]) == ("redis", "running", redis)
         assert server["memory"] > 1_000_000
 
-        os.kill(redis, signal.SIGSTOP)
-        until(lambda: (now := look(redis)) is not None and now.state == "T")
+        stopped(redis)
         assert json.loads(place.type("status", "--json").stdout)["servers"][0]["state"] == "paused"
         os.kill(redis, signal.SIGKILL)
         assert lab.stdout
@@ -156,20 +167,14 @@ def test_ctrl_c_ends_the_lab_without_an_error(place: Place) -> None:
 
 def test_ctrl_c_twice_does_not_wait_for_a_server_that_does_not_stop(place: Place) -> None:
     with place.up() as (lab, redis):
-        os.kill(redis, signal.SIGSTOP)  # behind the lab's back: it does not hear the stop signal
+        stopped(redis)  # behind the lab's back: it will not hear the stop signal
         lab.send_signal(signal.SIGINT)
         begun = monotonic()
-        until(lambda: "SigPnd" in (text := Path(f"/proc/{redis}/status").read_text()) and pending(text))
+        until(lambda: pending(redis, signal.SIGTERM))
         lab.send_signal(signal.SIGINT)
         assert lab.wait(10) == 0
         assert monotonic() - begun < 4
         assert not look(redis)
-
-
-def pending(status: str) -> bool:
-    """Whether SIGTERM waits to be delivered."""
-    shared = re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)
-    return bool(shared and int(shared[1], 16) & 1 << signal.SIGTERM - 1)
 
 
 @pytest.mark.parametrize("verb", ["status", "down"])

@@ -35,6 +35,7 @@ from faultline.components import (
 )
 from faultline.components.ports import reserved
 from faultline.components.processes import look
+from faultline.components.providers import Program
 from faultline.components.redis import Redis
 
 
@@ -66,6 +67,15 @@ def clone_with(path: str = "", **environment: str) -> Clone:
     """The clone under test, in another environment."""
     here = Clone.here()
     return replace(here, environment={**here.environment, **({"PATH": path} if path else {}), **environment})
+
+
+def wrapped(folder: Path, script: str) -> Clone:
+    """The clone under test on a machine where redis-server is this shell script."""
+    folder.mkdir()
+    server = folder / "redis-server"
+    server.write_text(f"#!/bin/sh\n{script}\n")
+    server.chmod(0o755)
+    return clone_with(path=f"{folder}:{os.environ['PATH']}", LAB_PROVIDER="path")
 
 
 async def test_a_started_server_answers_on_loopback_only(tmp_path: Path) -> None:
@@ -229,15 +239,25 @@ async def test_a_failed_start_can_be_tried_again_under_its_name(tmp_path: Path) 
         assert await ping(await supervisor.start("redis", name="mine"))
 
 
+async def test_a_process_that_left_session_folder_and_parent_ends_with_its_server(tmp_path: Path) -> None:
+    real = await Redis.sources.provide(Clone.here())
+    assert isinstance(real, Program)
+    escape = f"(cd / && setsid sleep 100 & echo $! >{tmp_path}/pid)"
+    clone = wrapped(tmp_path / "bin", f'{escape}\nexec {real.path} "$@"')
+
+    async with Supervisor(tmp_path / "run", clone) as supervisor:
+        server = await supervisor.start("redis")
+        daemon = look(int((tmp_path / "pid").read_text()))
+        assert daemon
+        assert daemon.parent != server.pid
+        assert (await server.kill(), daemon.alive) == (None, False)
+
+
 async def test_a_server_that_never_answers_is_given_up_and_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Redis, "patience", 1.0)
-    (tmp_path / "bin").mkdir()
-    silent = tmp_path / "bin" / "redis-server"
-    silent.write_text(f"#!/bin/sh\nsleep 100 &\necho $$ $! >{tmp_path}/pids\nwait\n")
-    silent.chmod(0o755)
-    clone = clone_with(path=f"{silent.parent}:{os.environ['PATH']}", LAB_PROVIDER="path")
+    clone = wrapped(tmp_path / "bin", f"sleep 100 &\necho $$ $! >{tmp_path}/pids\nwait")
 
     async with Supervisor(tmp_path / "run", clone) as supervisor:
         with pytest.raises(StartFailed, match=r"not ready after \d.\d s .*\n.*said nothing"):

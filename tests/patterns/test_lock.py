@@ -450,6 +450,22 @@ async def test_a_try_that_took_longer_than_the_ttl_has_failed(servers: Servers, 
     assert "lease" not in await keys(redis)
 
 
+async def test_a_release_that_is_cancelled_still_frees_the_lock(
+    servers: Servers, server: Instance, redis: Redis
+) -> None:
+    proxy = await servers.proxy(server)
+    lease = await DistributedLock([servers.client(proxy)], NAME, 60.0).acquire(0)
+    stuck = proxy.hold(SCRIPT)
+
+    releasing = asyncio.create_task(lease.release())
+    await stuck.reached(5)
+    releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+
+    assert "lease" not in await keys(redis)
+
+
 # -- the lease ---------------------------------------------------------------------------------------------------
 
 
@@ -692,20 +708,45 @@ async def test_without_a_majority_nothing_is_left(servers: Servers) -> None:
     with pytest.raises(LockUnavailable, match="111"):
         await DistributedLock(clients, NAME, 60.0).acquire(0.3)
 
-    assert await keys(clients[1]) <= {"fence", "waiting", "wake"}
+    assert await keys(clients[1]) == {"fence"}
+
+
+async def test_a_contender_without_a_majority_blocks_nobody_meanwhile(servers: Servers, until: Until) -> None:
+    _, clients = await majority(servers)
+    for client in clients[1:]:
+        await DistributedLock([client], NAME, 60.0).acquire(0)
+    waiting = asyncio.create_task(DistributedLock(clients, NAME, 60.0).acquire(20))
+
+    async def tried() -> bool:
+        return bool(await clients[0].get(f"{NAME}:{{{NAME}}}:fence"))
+
+    await until(tried)
+    for _ in range(3):
+        async with await DistributedLock(clients[:1], NAME, 60.0).acquire(5):
+            pass
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_a_try_that_failed_does_not_spoil_the_next_of_the_same_call(servers: Servers, until: Until) -> None:
-    _, clients = await majority(servers)
-    others = [await DistributedLock([client], NAME, 60.0).acquire(0) for client in clients[1:]]
-    waiting = asyncio.create_task(DistributedLock(clients, NAME, 60.0).acquire(20))
+    started = [await servers.start() for _ in range(3)]
+    proxy = await servers.proxy(started[0])
+    direct = [servers.client(server) for server in started]
+    others = [await DistributedLock([client], NAME, 60.0).acquire(0) for client in direct[1:]]
+    await (await DistributedLock([direct[0]], NAME, 60.0).acquire(0)).release()
+    lost = proxy.hold_reply(SCRIPT)  # the first try: nobody knows what it did there
 
-    async def tried_twice() -> bool:
-        return int(await clients[0].get(f"{NAME}:{{{NAME}}}:fence") or 0) >= 2
+    waiting = asyncio.create_task(
+        DistributedLock([servers.client(proxy, timeout=0.3), *direct[1:]], NAME, 60.0).acquire(20)
+    )
+    await lost.reached(5)
 
-    await until(tried_twice)
-    for other in others:
-        await other.release()
+    async def tried_again() -> bool:
+        return int(await direct[0].get(f"{NAME}:{{{NAME}}}:fence") or 0) >= 4
+
+    await until(tried_again)
+    await others[0].release()
 
     assert await (await waiting).release() is True
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from faultline.cli.errors import CliError
-from faultline.components.errors import ComponentError
-from faultline.engine.errors import EngineError, RunnerDied
 
 VERBS: dict[str, str] = {
     "up": "start the lab and show what is next; Ctrl-C stops it",
@@ -66,15 +64,28 @@ def main(arguments: list[str]) -> int:
     root = Path(os.environ.get("LAB_ROOT", Path.cwd()))
     try:
         return verb.run(parser.parse_args(rest), root)
-    except (CliError, ComponentError, EngineError) as error:
-        print(f"lab {name}: {error}", file=sys.stderr)
-        return 3 if isinstance(error, RunnerDied) else 2
     except KeyboardInterrupt:
         print(f"\nlab {name}: stopped by Ctrl-C, nothing is left running", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `lab roadmap | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"lab {name}: {error}", file=sys.stderr)
+        return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """What an error of ours ends the verb with; None for a bug, which keeps its traceback."""
+    from faultline.components.errors import ComponentError  # late: every verb would wait for it
+    from faultline.engine.errors import EngineError, RunnerDied
+
+    if isinstance(error, RunnerDied):
+        return 3
+    return 2 if isinstance(error, CliError | ComponentError | EngineError) else None
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ def _component(component: type[Component], clone: Clone) -> Finding:
         return Finding(
             component.name, fine=False, seen="no provider has it", details=tuple(others), do=component.sources.install
         )
-    return Finding(component.name, fine=True, seen=_in_words(chosen), details=tuple(others))
+    return Finding(
+        component.name, fine=True, seen=_in_words(chosen).replace(f"{clone.root}/", ""), details=tuple(others)
+    )
 
 
 def _in_words(offer: Offer) -> str:

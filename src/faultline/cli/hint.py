@@ -24,6 +24,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
     available = hints(chosen)
     seen = progress.read().of(chosen.module.id).hints
     if args.again:
+        if not seen:
+            print(f"You have seen no hint yet. ./lab hint {chosen.module.id} shows the first.")
         for number, text in enumerate(available[:seen], start=1):
             print(f"Hint {number} of {len(available)}\n\n{text}\n")
         return 0

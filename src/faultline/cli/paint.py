@@ -14,10 +14,11 @@ class Paint:
         self._on = on
 
     @classmethod
-    def for_(cls, stream: TextIO = sys.stdout) -> "Paint":
-        """What this stream can show."""
+    def for_(cls, stream: TextIO | None = None) -> "Paint":
+        """What this stream can show; without one, standard output."""
+        shown = sys.stdout if stream is None else stream
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return cls(on=stream.isatty() and not plain)
+        return cls(on=shown.isatty() and not plain)
 
     def in_(self, colour: str, text: str) -> str:
         """The text in that colour."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from faultline.engine import exercise, roadmap
+from faultline.engine.exercise import text_of
 from faultline.engine.module_names import find_module
 
 
@@ -16,12 +17,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, root: Path) -> int:
     """Page the lesson; as it is where nobody reads it on a terminal."""
     chosen = exercise.load(find_module(roadmap.load(root), args.module))
-    text = (chosen.module.path / "README.md").read_text()
+    text = text_of(chosen.module.path / "README.md")
     if not sys.stdout.isatty():
         print(text, end="")
         return 0
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
-    from rich.markdown import Markdown  # noqa: PLC0415
+    from rich.console import Console
+    from rich.markdown import Markdown
 
     console = Console(width=min(Console().width, 100))
     with console.pager(styles=True):

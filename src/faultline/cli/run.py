@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 import os
+import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from faultline.components import Clone, Supervisor
@@ -13,6 +13,7 @@ from faultline.engine import exercise, roadmap
 from faultline.engine.errors import BadModule
 from faultline.engine.exercise import Exercise
 from faultline.engine.module_names import find_module
+from faultline.engine.run_folders import owner_mark, run_folder, sweep_runs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +27,15 @@ def run(args: argparse.Namespace, root: Path) -> int:
     example = chosen.module.path / "example.py"
     if not example.is_file():
         raise BadModule(f"{example} is missing; restore it with git checkout")
-    return 0 if asyncio.run(_run(chosen, example)) == 0 else 1
+    return 0 if asyncio.run(_run(chosen, example, root)) == 0 else 1
 
 
-async def _run(chosen: Exercise, example: Path) -> int:
-    clone = Clone.here()
-    clone.runs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="example-", dir=clone.runs) as folder:
-        async with Supervisor(Path(folder), clone) as supervisor:
-            environment = dict(os.environ)
+async def _run(chosen: Exercise, example: Path, root: Path) -> int:
+    await sweep_runs(root)
+    folder = run_folder(root, "example")
+    try:
+        async with Supervisor(folder, Clone(root, dict(os.environ))) as supervisor:
+            environment = {**os.environ, **owner_mark(root)}
             for component, count in chosen.toml.example.items():
                 instances = await asyncio.gather(*(supervisor.start(component) for _ in range(count)))
                 urls = [instance.url for instance in instances]
@@ -49,3 +50,5 @@ async def _run(chosen: Exercise, example: Path) -> int:
                 if process.returncode is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

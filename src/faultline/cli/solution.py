@@ -7,6 +7,7 @@ from pathlib import Path
 
 from faultline.cli.errors import UsageError
 from faultline.engine import exercise, roadmap
+from faultline.engine.exercise import text_of
 from faultline.engine.module_names import find_module
 from faultline.engine.progress import SolutionShown
 from faultline.engine.progress_file import ProgressFile
@@ -35,18 +36,20 @@ def run(args: argparse.Namespace, root: Path) -> int:
 def _sure(module: str) -> bool:
     if not sys.stdin.isatty():
         raise UsageError(f"{module} is not passed yet; to see the reference all the same: --yes")
-    return input(f"You have not passed {module} yet. Show the reference all the same? [y/N] ").strip().lower() in {
-        "y",
-        "yes",
-    }
+    try:
+        answer = input(f"You have not passed {module} yet. Show the reference all the same? [y/N] ")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def _print_source(path: Path) -> None:
-    text = path.read_text()
+    text = text_of(path)
     if not sys.stdout.isatty():
         print(text, end="")
         return
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs colour
-    from rich.syntax import Syntax  # noqa: PLC0415
+    from rich.console import Console
+    from rich.syntax import Syntax
 
     Console().print(Syntax(text, "python", theme="ansi_dark", background_color="default"))

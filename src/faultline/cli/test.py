@@ -25,6 +25,10 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
+def _verify(*kinds: str) -> tuple[str, ...]:
+    return _python("faultline.cli", "verify", *(f"--kind={kind}" for kind in kinds))
+
+
 STAGES = (
     Stage("ruff check", _python("ruff", "check")),
     Stage("ruff format", _python("ruff", "format", "--check")),
@@ -33,19 +37,8 @@ STAGES = (
     Stage("mypy", _python("mypy")),
     Stage("basedpyright", _python("basedpyright")),
     Stage("tests", _python("pytest", "--durations=10")),
-    Stage(
-        "graders",
-        _python(
-            "faultline.cli",
-            "verify",
-            "--kind=starter",
-            "--kind=empty",
-            "--kind=reference",
-            "--kind=alternative",
-            "--kind=mutant",
-        ),
-    ),
-    Stage("outsiders", _python("faultline.cli", "verify", "--kind=outsider"), full_only=True),
+    Stage("graders", _verify("starter", "empty", "reference", "alternative", "mutant")),
+    Stage("outsiders", _verify("outsider"), full_only=True),
     Stage("benchmarks", _python("faultline.cli", "bench", "redis"), full_only=True),
 )
 
@@ -53,7 +46,7 @@ STAGES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--full", action="store_true", help="also outsiders and benchmarks")
-    parser.add_argument("--only", action="append", metavar="STAGE", help="only this stage")
+    parser.add_argument("--only", action="append", choices=[stage.name for stage in STAGES], help="only this")
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
@@ -70,16 +63,15 @@ def run(args: argparse.Namespace, root: Path) -> int:
         results.append((stage, passed, time.monotonic() - began))
     print(paint.bold("── where the time went "))
     for stage, passed, seconds in results:
-        print(
-            f"  {paint.in_('green', 'passed') if passed else paint.in_('red', 'FAILED')}  {seconds:7.1f} s  {stage.name}"
-        )
+        word = paint.in_("green", "passed") if passed else paint.in_("red", "FAILED")
+        print(f"  {word}  {seconds:7.1f} s  {stage.name}")
     failed = sum(not passed for _, passed, _ in results)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed or not results else 0
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, with nothing in it that changes what tests see."""
+    """The environment of every stage, with nothing in it that changes what tests see."""
     return {
         name: value
         for name, value in os.environ.items()

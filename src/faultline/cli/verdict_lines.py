@@ -41,7 +41,7 @@ class VerdictLines:
                     self._told = True
                     yield from self._in_full(event)
                 elif event.verdict is not Verdict.PASS:
-                    yield self._paint.dim(f"    {self._cut(event.seen.splitlines()[0], 4)}")
+                    yield self._paint.dim(f"    {self._cut(event.seen.partition(chr(10))[0], 4)}")
             case Ended():
                 yield from self._summary(event)
 
@@ -49,7 +49,8 @@ class VerdictLines:
         sign, colour = _SIGNS[judged.verdict]
         time = f"{judged.seconds:6.2f} s"
         promise = self._cut(judged.promise, 4 + len(time) + 1)
-        return f"{self._paint.in_(colour, f'  {sign} ')}{pad(promise, self._width - 5 - len(time))} {self._paint.dim(time)}"
+        room = self._width - 5 - len(time)
+        return f"{self._paint.in_(colour, f'  {sign} ')}{pad(promise, room)} {self._paint.dim(time)}"
 
     def _in_full(self, judged: Judged) -> Iterator[str]:
         why = self._exercise.diagnosis(judged.check, judged.seen) if judged.verdict is Verdict.FAIL else ""
@@ -89,7 +90,7 @@ class VerdictLines:
             case Verdict.PASS:
                 yield self._paint.in_("green", f"  All {total} promises kept, in {ended.seconds:.1f} s.")
             case Verdict.FAIL:
-                yield f"  {kept} of {total} promises kept, in {ended.seconds:.1f} s. Again with the same choices of the network:"
+                yield f"  {kept} of {total} promises kept, in {ended.seconds:.1f} s. Again with the same choices:"
                 yield f"  {self._command} --seed {grade.seed}"
             case Verdict.UNKNOWN:
                 yield f"  {kept} of {total} promises kept; of the rest nothing is certain on this machine right now."

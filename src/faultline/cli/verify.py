@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from faultline.engine import exercise, roadmap
+from faultline.engine.errors import NotBuilt
 from faultline.engine.exercise import Exercise
 from faultline.engine.load import busy_machine
 from faultline.engine.module_names import find_module, find_topic
@@ -23,30 +24,44 @@ from faultline.engine.proof import Result, cases, prove
 from faultline.engine.roadmap import Module, Roadmap
 from faultline.engine.warm import WarmRunner
 
+KINDS = ("starter", "empty", "reference", "alternative", "mutant", "outsider")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("what", nargs="?", help="a topic or a module; all that are built without it")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="judge each N times, to find flakes")
+    parser.add_argument("--repeat", type=_count, default=1, metavar="N", help="judge each N times, to find flakes")
     parser.add_argument("--load", action="store_true", help="on a machine that is kept busy")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at once")
-    parser.add_argument("--kind", action="append", help="only these: starter, reference, alternative, mutant, outsider")
+    parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="runs at once")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only these")
     parser.add_argument("--json", action="store_true", help="print the results for a program")
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Prove each module; 0 if nothing objects."""
-    modules = [module for module in _chosen(roadmap.load(root), args.what) if module.built]
+    modules = _built(roadmap.load(root), args.what)
     with busy_machine() if args.load else contextlib.nullcontext():
         proofs = [_prove(exercise.load(module), root, args) for module in modules]
     if args.json:
         print(json.dumps([_facts(found, results) for found, _, results in proofs], indent=2))
-    return 0 if modules and all(clean for _, clean, _ in proofs) else 1
+    return 0 if all(clean for _, clean, _ in proofs) else 1
 
 
-def _chosen(known: Roadmap, what: str | None) -> Sequence[Module]:
-    if what is None:
-        return known.modules
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _built(known: Roadmap, what: str | None) -> Sequence[Module]:
+    chosen = known.modules if what is None else _named(known, what)
+    if built := [module for module in chosen if module.built]:
+        return built
+    raise NotBuilt(f"nothing of {what or 'the roadmap'} is built yet, so there is nothing to verify")
+
+
+def _named(known: Roadmap, what: str) -> Sequence[Module]:
     if what in {topic.id for topic in known.topics}:
         return find_topic(known, what).modules
     return [find_module(known, what)]
@@ -58,7 +73,7 @@ def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exer
     missing = objections(chosen)
     wanted = [case for case in cases(chosen, timed=not args.load) if not args.kind or case.kind in args.kind]
     total = sum(args.repeat if case.repeated else 1 for case in wanted)
-    results: dict[str, Result] = {}
+    results: dict[tuple[str, str], Result] = {}
     bar = Progress(
         TextColumn(f"{chosen.module.id}  {{task.description}}"),
         BarColumn(),
@@ -70,9 +85,9 @@ def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exer
     with bar, WarmRunner(list(chosen.toml.components)) as runner:
         task = bar.add_task("", total=total)
         for result in prove(chosen, root, runner, wanted, repeat=args.repeat, jobs=args.jobs):
-            results[result.case.name] = result
+            results[result.case.kind, result.case.name] = result
             bar.update(task, advance=1, description=f"{result.case.kind} {result.case.name}")
-    ordered = [results[case.name] for case in wanted]
+    ordered = [results[case.kind, case.name] for case in wanted]
     clean = not missing and not any(result.objections for result in ordered)
     console.print(_table(chosen, ordered))
     told = [f"{result.case.kind} {result.case.name}: {one}" for result in ordered for one in result.objections]

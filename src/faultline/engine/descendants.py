@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -48,10 +49,10 @@ def _below(roots: Collection[int], *, generations: int | None = None) -> set[int
 
 def _parents() -> Iterator[tuple[int, int]]:
     """Every process with its parent, also those that have ended and wait to be reaped."""
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - a hundred times a look
-                yield int(entry), int(file.read().rpartition(b")")[2].split()[1])
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def _signal(pids: Collection[int], number: signal.Signals) -> None:

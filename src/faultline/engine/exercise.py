@@ -93,7 +93,7 @@ class Exercise(msgspec.Struct, frozen=True):
     def mutated(self, mutant: Mutant) -> str:
         """The reference's first file with the mistake in it; raises `BadModule` unless the edit fits exactly once."""
         path = self.reference / self.toml.files[0]
-        source = files(self.reference, self)[path.name]
+        source = files_in(self.reference, self)[path.name]
         found = source.count(mutant.replace)
         where = f"{self.module.path / 'mutants.toml'}: mutant {mutant.name!r}"
         if found != 1:
@@ -140,7 +140,7 @@ def _decode(path: Path, shape: type[_T]) -> _T:
         raise BadModule(f"{path}: {error}; correct it there, or restore it with git checkout") from error
 
 
-def files(folder: Path, exercise: Exercise) -> dict[str, str]:
+def files_in(folder: Path, exercise: Exercise) -> dict[str, str]:
     """The exercise's files as they are in that folder, by name; raises `BadModule` if one cannot be read."""
     return {name: text_of(folder / name) for name in exercise.toml.files}
 

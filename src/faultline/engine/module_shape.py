@@ -18,7 +18,7 @@ OUTSIDER_LINES = 20
 
 def objections(exercise: Exercise) -> list[str]:
     """What is missing or too long, a sentence each."""
-    return [*_checks(exercise), *_lesson(exercise), *_files(exercise), *_hints(exercise)]
+    return [*_checks(exercise), *_mutants(exercise), *_lesson(exercise), *_files(exercise), *_hints(exercise)]
 
 
 def check_names(exercise: Exercise) -> dict[str, str]:
@@ -41,15 +41,18 @@ def _checks(exercise: Exercise) -> Iterator[str]:
     for name, promise in checks.items():
         if not promise:
             yield f"check {name} makes no promise: its docstring is what the learner reads"
-    for name, count in Counter(mutant.name for mutant in exercise.mutants).items():
-        if count > 1:
-            yield f"mutants.toml has {count} mutants called {name!r}"
     named = {check for mutant in exercise.mutants for check in mutant.caught_by}
     for name in named - set(checks):
         yield f"mutants.toml names the check {name}, which is not there"
     for outsider in exercise.toml.outsiders:
         for name in set(outsider.fails) - set(checks):
             yield f"module.toml: {outsider.package} fails the check {name}, which is not there"
+
+
+def _mutants(exercise: Exercise) -> Iterator[str]:
+    for name, count in Counter(mutant.name for mutant in exercise.mutants).items():
+        if count > 1:
+            yield f"mutants.toml has {count} mutants called {name!r}"
 
 
 def _lesson(exercise: Exercise) -> Iterator[str]:

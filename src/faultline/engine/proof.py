@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faultline.engine.exercise import Exercise, Mutant, Outsider, files, text_of
+from faultline.engine.exercise import Exercise, Mutant, Outsider, files_in, text_of
 from faultline.engine.grades import Grade, request
 from faultline.engine.run_folders import run_folder
 from faultline.engine.verdicts import Verdict
@@ -49,7 +49,7 @@ class Result:
 def cases(exercise: Exercise, *, timed: bool) -> list[Case]:
     """Everything that the module holds; `timed`: the reference must also keep the module's budget."""
     return [
-        Case(kind="starter", name="starter", files=files(exercise.starter, exercise), objection=_refused),
+        Case(kind="starter", name="starter", files=files_in(exercise.starter, exercise), objection=_refused),
         Case(
             kind="empty",
             name="empty file",
@@ -60,11 +60,11 @@ def cases(exercise: Exercise, *, timed: bool) -> list[Case]:
         Case(
             kind="reference",
             name="reference",
-            files=files(exercise.reference, exercise),
+            files=files_in(exercise.reference, exercise),
             objection=lambda grade: _accepted(grade) or (_in_time(grade, exercise.toml.budget) if timed else ""),
         ),
         *(
-            Case(kind="alternative", name=folder.name, files=files(folder, exercise), objection=_accepted)
+            Case(kind="alternative", name=folder.name, files=files_in(folder, exercise), objection=_accepted)
             for folder in exercise.alternatives
         ),
         *(_mutant_case(exercise, mutant) for mutant in exercise.mutants),
@@ -138,7 +138,7 @@ def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
             return f"{first.check} saw {first.seen!r}, which does not look like {mutant.looks_like!r}"
         return ""
 
-    files = files(exercise.reference, exercise) | {exercise.toml.files[0]: exercise.mutated(mutant)}
+    files = files_in(exercise.reference, exercise) | {exercise.toml.files[0]: exercise.mutated(mutant)}
     return Case(kind="mutant", name=mutant.name, files=files, objection=objection, only=mutant.caught_by)
 
 

@@ -15,6 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
+from faultline.components import Unkillable
 from faultline.engine.descendants import become_subreaper, count_descendants, end_descendants
 from faultline.engine.grading import grade
 from faultline.engine.run_folders import sweep_runs
@@ -40,7 +41,8 @@ def oversee(request: RunRequest, events: int, *, parent: int) -> None:
     grader = os.fork()
     if grader == 0:
         _be_grader(request, events, warden)
-    asyncio.run(sweep_runs(Path(request.root)))
+    with contextlib.suppress(Unkillable):  # the next run tries again
+        asyncio.run(sweep_runs(Path(request.root)))
     trouble = _watch(grader, events, request.limit) or _told(request)
     end_descendants()
     shutil.rmtree(request.folder, ignore_errors=True)

@@ -151,10 +151,10 @@ def _begin(request: RunRequest, events: int, not_for_it: Sequence[int]) -> _Run:
 
 
 def _reap(run: _Run, *, others: Sequence[int]) -> None:
-    """Take note of a warden's end; if it was killed, end what it has left: by now its children are ours."""
+    """Take note of a warden's end; if it was no good one, end what it has left: by now its children are ours."""
     _, status = os.waitpid(run.warden, 0)
     os.close(run.handle)
-    if os.WIFSIGNALED(status):
+    if status:
         end_descendants(spare=others)
         shutil.rmtree(run.folder, ignore_errors=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from faultline.engine.atomic_write import write_atomically
 from faultline.engine.errors import NotStarted, NotWritten
-from faultline.engine.exercise import Exercise, files
+from faultline.engine.exercise import Exercise, files_in
 
 
 def folder_of(root: Path, exercise: Exercise) -> Path:
@@ -18,10 +18,9 @@ def started(root: Path, exercise: Exercise) -> Path:
     """The learner's copy; raises `NotStarted` if a file of the exercise is missing from it."""
     folder = folder_of(root, exercise)
     for name in exercise.toml.files:
-        if not (folder / name).is_file():
-            raise NotStarted(
-                f"{(folder / name).relative_to(root)} is not there; ./lab start {exercise.module.id} puts the starter there"
-            )
+        file = (folder / name).relative_to(root)
+        if not (root / file).is_file():
+            raise NotStarted(f"{file} is not there; ./lab start {exercise.module.id} puts the starter there")
     return folder
 
 
@@ -29,7 +28,7 @@ def start(root: Path, exercise: Exercise) -> list[Path]:
     """Copy what of the starter is not there yet; never overwrites. Returns what was copied."""
     folder = folder_of(root, exercise)
     copied = []
-    for name, text in files(exercise.starter, exercise).items():
+    for name, text in files_in(exercise.starter, exercise).items():
         if not os.path.lexists(folder / name):
             write_atomically(folder / name, text)
             copied.append(folder / name)
@@ -39,7 +38,7 @@ def start(root: Path, exercise: Exercise) -> list[Path]:
 def reset(root: Path, exercise: Exercise) -> Path | None:
     """Start over: move the learner's copy aside, to the folder that is returned, and copy the starter."""
     folder = folder_of(root, exercise)
-    files(exercise.starter, exercise)  # raises before anything is moved
+    files_in(exercise.starter, exercise)  # raises before anything is moved
     backup = None
     if folder.exists():
         backup = folder.with_name(f"{folder.name}.backup-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 RELEASING = 2.0  # seconds that a release waits for servers that do not answer
+HURRY = 0.2  # the same, once it was cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,12 @@ class Lease:
         """
         self._released = True
         self._until = -math.inf
-        return self._servers.agree(await self._servers.give_back(self._claim, within=RELEASING))
+        try:
+            return self._servers.agree(await self._servers.give_back(self._claim, within=RELEASING))
+        except asyncio.CancelledError:
+            if self._claim.open:  # the request may not have left
+                await self._servers.give_back(self._claim, within=HURRY)
+            raise
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[Self]:

@@ -110,7 +110,7 @@ class DistributedLock:
             name=name, milliseconds=milliseconds, lifetime=milliseconds / 1000 * (1 - drift), clock=clock
         )
         self._clock = clock
-        self._chance = chance or random.Random()
+        self._chance = chance or random.SystemRandom()  # forked contenders must not move in step
         self._turn = asyncio.Lock()  # one task of this object waits at the servers, the others behind it
 
     async def acquire(self, timeout: float) -> Lease:
@@ -188,7 +188,8 @@ class DistributedLock:
     async def _try(self, claim: Claim, *, waits: bool) -> Lease | float | None:
         """The lease, or the seconds until the lock may be free, or None where nobody can say."""
         sent = self._clock()
-        answers = await self._servers.take(claim, self._terms.milliseconds, WAITING_MS if waits else 0)
+        waiting = WAITING_MS if waits and len(self._servers) == 1 else 0
+        answers = await self._servers.take(claim, self._terms.milliseconds, waiting)
         if self._servers.agree(answers) and sent + self._terms.lifetime > self._clock():
             token = max([answer for answer in answers if answer is not None])
             return Lease(self._servers, self._terms, claim=claim, token=token, sent=sent)

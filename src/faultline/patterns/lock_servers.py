@@ -106,8 +106,7 @@ class Servers:
         finally:
             if claim.open and claim not in self._unpaid:
                 self._unpaid.append(claim)
-        if self._unpaid:
-            await self.settle(claim, within=within)
+        await self.settle(claim, within=within)
         return answers
 
     async def put_back(self, claim: Claim, *, within: float) -> None:
@@ -117,22 +116,20 @@ class Servers:
 
     async def settle(self, claim: Claim, *, within: float) -> bool:
         """Take back what earlier claims could not, from the servers that have just answered this one: any of it."""
-
-        async def settle_one(server: int, claims: list[Claim]) -> None:
-            for other in claims:
-                await self._give_back(server, other, FOR_GOOD)
-
-        owing: dict[int, list[Claim]] = {}
-        for server in range(len(self._clients)):
-            if claims := [other for other in self._unpaid if other.open & 1 << server and server not in claim.troubles]:
-                owing[server] = claims
+        owing = [
+            (server, other)
+            for other in self._unpaid
+            for server in self._among(other.open)
+            if server not in claim.troubles
+        ]
+        if not owing:
+            return False
         with suppress(TimeoutError):  # the claims say what is still open
             async with asyncio.timeout(within), asyncio.TaskGroup() as group:
-                for server, claims in owing.items():
-                    group.create_task(settle_one(server, claims))
-        for other in [other for other in self._unpaid if not other.open]:
-            self._unpaid.remove(other)
-        return bool(owing)
+                for server, other in owing:
+                    group.create_task(self._give_back(server, other, FOR_GOOD))
+        self._unpaid = deque([other for other in self._unpaid if other.open], REMEMBERED)
+        return True
 
     def describe(self, claim: Claim) -> str:
         """Why servers did not answer when they were asked last; empty when all did."""
@@ -240,5 +237,8 @@ def _address(client: Commands) -> str:
 
 def _silence(client: Commands) -> float:
     settings = client.get_connection_kwargs()
-    limits = [settings.get("socket_connect_timeout"), settings.get("socket_timeout")]
-    return sum(math.inf if limit is None else limit for limit in limits)
+    connecting, answering = settings.get("socket_connect_timeout"), settings.get("socket_timeout")
+    retry = settings.get("retry")
+    if connecting is None or answering is None or (retry and retry.get_retries()):
+        return math.inf
+    return float(connecting + answering)

@@ -91,7 +91,7 @@ class History:
         """Operations that have not ended."""
         return [operation for operation in self.operations() if operation.outcome is Outcome.PENDING]
 
-    def around(self, witness: Sequence[Entry], limit: int = 14) -> list[Entry]:
+    def around(self, witness: Sequence[Entry], limit: int = 10) -> list[Entry]:
         """The witness, and what else happened meanwhile in its lanes and to the servers, at most `limit` entries.
 
         Without a witness: what still runs, and what happened last. The witness and what still runs go before the

@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import inspect
-import io
 import os
 import resource
 import socket
@@ -55,9 +54,10 @@ def _settle(birth: Birth) -> None:
         os.dup2(source, target)
     os.close(output)
     os.close(nothing)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # a process that is killed flushes nothing
+    # By line: a process that is killed flushes nothing.
+    sys.stdout, sys.stderr = (
+        os.fdopen(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False) for descriptor in (1, 2)
+    )
     for limit, value in (
         (resource.RLIMIT_AS, birth.memory),
         (resource.RLIMIT_CPU, birth.cpu),
