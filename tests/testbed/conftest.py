@@ -26,7 +26,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture
 def on_testbed(tmp_path: Path, nursery: Nursery) -> OnTestbed:
-    """`async with on_testbed(source) as testbed`: the learner's file is `answer.py`."""
+    """A testbed for that source, which becomes the learner's file `answer.py`."""
 
     @asynccontextmanager
     async def opened(source: str) -> AsyncIterator[Testbed]:
@@ -47,7 +47,7 @@ def on_testbed(tmp_path: Path, nursery: Nursery) -> OnTestbed:
 
 @pytest.fixture
 def in_process(on_testbed: OnTestbed) -> InProcess:
-    """`async with in_process(source) as process`: one process of that solution."""
+    """One process of that source."""
 
     @asynccontextmanager
     async def opened(source: str) -> AsyncIterator[LearnerProcess]:

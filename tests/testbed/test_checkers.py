@@ -46,7 +46,7 @@ def test_exclusion_lets_intervals_touch() -> None:
 
 def test_exclusion_shows_who_overlapped_for_how_long() -> None:
     first, second = Note("a", "got it", 0.0), Note("b", "got it too", 0.4)
-    with pytest.raises(Broken, match="^a and b both held it, for 100 ms$") as broken:
+    with pytest.raises(Broken, match=r"^a and b both held it, for 100 ms$") as broken:
         mutual_exclusion([Held("b", 0.4, 0.5, (second,)), Held("a", 0.0, 1.0, (first,))], at_least=2)
     assert broken.value.witness == (first, second)
 

@@ -56,7 +56,7 @@ def test_no_line_is_wider_than_asked_and_none_is_lost(entries: list[Entry], widt
 
 def test_more_lanes_than_fit_are_named_in_each_line() -> None:
     notes = [Note(f"till-{number}", "sells", number / 10) for number in range(10)]
-    assert timeline(notes, width=60).splitlines()[9] == "  0.900 s  till-9: sells"
+    assert timeline(notes, width=60).splitlines()[9] == "  0.900 s  till-9: ■ sells"
 
 
 def test_nothing_has_no_picture() -> None:

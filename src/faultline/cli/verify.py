@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -43,8 +44,44 @@ def run(args: argparse.Namespace, root: Path) -> int:
     with busy_machine() if args.load else contextlib.nullcontext():
         proofs = [_prove(exercise.load(module), root, args) for module in modules]
     if args.json:
-        print(json.dumps([_facts(found, results) for found, _, results in proofs], indent=2))
-    return 0 if all(clean for _, clean, _ in proofs) else 1
+        print(json.dumps([proof.facts() for proof in proofs], indent=2))
+    return 0 if all(proof.holds for proof in proofs) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What came of one module; `lacks` is what its folder should hold and does not."""
+
+    exercise: Exercise
+    lacks: list[str]
+    results: list[Result]
+
+    @property
+    def objections(self) -> list[str]:
+        told = [f"{result.case.kind} {result.case.name}: {one}" for result in self.results for one in result.objections]
+        return [*self.lacks, *told]
+
+    @property
+    def holds(self) -> bool:
+        return not self.objections
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "module": self.exercise.module.id,
+            "python": sys.version.split()[0],
+            "lacks": self.lacks,
+            "cases": [
+                {
+                    "kind": result.case.kind,
+                    "name": result.case.name,
+                    "runs": len(result.seconds),
+                    "median": result.median,
+                    "max": max(result.seconds),
+                    "objections": result.objections,
+                }
+                for result in self.results
+            ],
+        }
 
 
 def _count(text: str) -> int:
@@ -67,10 +104,9 @@ def _named(known: Roadmap, what: str) -> Sequence[Module]:
     return [find_module(known, what)]
 
 
-def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exercise, bool, list[Result]]:
+def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> _Proof:
     console = Console(stderr=args.json)
     began = time.monotonic()
-    missing = objections(chosen)
     wanted = [case for case in cases(chosen, timed=not args.load) if not args.kind or case.kind in args.kind]
     total = sum(args.repeat if case.repeated else 1 for case in wanted)
     results: dict[tuple[str, str], Result] = {}
@@ -87,19 +123,15 @@ def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> tuple[Exer
         for result in prove(chosen, root, runner, wanted, repeat=args.repeat, jobs=args.jobs):
             results[result.case.kind, result.case.name] = result
             bar.update(task, advance=1, description=f"{result.case.kind} {result.case.name}")
-    ordered = [results[case.kind, case.name] for case in wanted]
-    clean = not missing and not any(result.objections for result in ordered)
-    console.print(_table(chosen, ordered))
-    told = [f"{result.case.kind} {result.case.name}: {one}" for result in ordered for one in result.objections]
-    for objection in (*missing, *told):
+    proof = _Proof(chosen, objections(chosen), [results[case.kind, case.name] for case in wanted])
+    console.print(_table(chosen, proof.results))
+    for objection in proof.objections:
         console.print(f"  [red]✗[/] {escape(objection)}")
-    runs = sum(len(result.seconds) for result in ordered)
-    failed = sum(len(result.objections) for result in ordered) + len(missing)
     console.print(
-        f"  {runs} runs in {time.monotonic() - began:.0f} s, {failed} objections"
-        + (", on a busy machine" if args.load else "")
+        f"  {sum(len(result.seconds) for result in proof.results)} runs in {time.monotonic() - began:.0f} s, "
+        f"{len(proof.objections)} objections" + (", on a busy machine" if args.load else "")
     )
-    return chosen, clean, ordered
+    return proof
 
 
 def _table(chosen: Exercise, results: list[Result]) -> Table:
@@ -119,20 +151,3 @@ def _table(chosen: Exercise, results: list[Result]) -> Table:
         )
     return table
 
-
-def _facts(chosen: Exercise, results: list[Result]) -> dict[str, object]:
-    return {
-        "module": chosen.module.id,
-        "python": sys.version.split()[0],
-        "cases": [
-            {
-                "kind": result.case.kind,
-                "name": result.case.name,
-                "runs": len(result.seconds),
-                "median": result.median,
-                "max": max(result.seconds),
-                "objections": result.objections,
-            }
-            for result in results
-        ],
-    }

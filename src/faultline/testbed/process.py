@@ -91,8 +91,12 @@ class LearnerProcess:
     async def begin(self, nursery: Nursery, birth: Birth) -> None:
         """Have the process forked and start listening to it."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            self.pid = await nursery.birth(birth, theirs, self._exited)
+        try:
+            with theirs:
+                self.pid = await nursery.birth(birth, theirs, self._exited)
+        except BaseException:  # also when cancelled
+            ours.close()
+            raise
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._listening = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
 
@@ -174,7 +178,7 @@ class LearnerProcess:
         self._killed = True
         if self._writer is not None:
             self._writer.close()
-        if self.exit_code is None:
+        if self.pid and self.exit_code is None:
             self._signal(signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), _VERIFY_WITHIN)
@@ -263,7 +267,7 @@ def _how_it_ended(code: int) -> str:
 
 def _outbound(value: Any) -> Any:
     if isinstance(value, Remote):
-        return value.ref
+        return wire.pack(value.ref)
     if isinstance(value, list | tuple):
         return [_outbound(item) for item in value]
     return wire.pack(value)

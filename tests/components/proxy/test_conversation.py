@@ -79,6 +79,25 @@ def test_a_pipeline_answered_while_a_request_is_half_sent_is_one_round_trip(data
     assert (ledger.tally.requests, ledger.tally.round_trips) == (11, 2)
 
 
+def test_a_round_trip_lasts_until_nothing_is_owed() -> None:
+    ledger = Ledger()
+    conversation = RedisConversation(1, ledger)
+
+    def answer(text: bytes) -> None:
+        conversation.passed_on(conversation.from_server(text, 0.0)[0].answers or [])
+
+    conversation.from_client(b"PING\r\n" * 3, 0.0)
+    answer(b"+PONG\r\n")
+    conversation.from_client(b"PING\r\n", 0.0)
+    answer(b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n" * 3)
+    conversation.from_client(b"PING\r\n", 0.0)
+    assert ledger.tally.round_trips == 1
+    answer(b"+PONG\r\n" * 4)
+    conversation.from_client(b"PING\r\n", 0.0)
+
+    assert ledger.tally.counts() == Counts(requests=6, round_trips=2, pushes=3)
+
+
 def split(chance: Random, text: bytes) -> list[bytes]:
     cuts = sorted(chance.sample(range(1, len(text)), chance.choice([0, 1, 2, min(12, len(text) - 1), len(text) - 1])))
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]

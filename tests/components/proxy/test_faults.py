@@ -230,6 +230,26 @@ async def test_a_cut_ends_the_connection_in_the_middle(connect: Connect, plain: 
     assert cut.hits == 1
 
 
+async def test_a_greeting_is_cut_in_the_orderly_way_too(until: Until) -> None:
+    """The server may speak before the client's side of the connection is set up."""
+    goodbyes: list[bytes] = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer.transport):
+            writer.write(b"greeting")
+            goodbyes.append(await reader.read())
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with FaultProxy("127.0.0.1", port) as proxy:
+            cut = proxy.add(Cut(5))
+            greetings = await asyncio.gather(*(read_all(proxy.host, proxy.port) for _ in range(50)))
+        await until(lambda: len(goodbyes) == 50)
+
+    assert greetings == [b"greet"] * 50
+    assert cut.hits == 50
+
+
 async def test_a_cut_towards_the_server_keeps_the_request_from_it(connect: Connect, plain: FaultProxy) -> None:
     client, server = await connect()
     cut = plain.add(Cut(0), Direction.TO_SERVER)

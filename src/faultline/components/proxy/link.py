@@ -76,7 +76,7 @@ class Link:
         self._over = True
         for pipe in self.pipes:
             pipe.stop()
-        if self._connecting:
+        if self._connecting and self._client.transport is None:
             self._connecting.cancel()
         for leg in (self._client, self._server):
             if fate is Fate.RESET:

@@ -1,0 +1,137 @@
+"""A clone of its own for a test, with one small module in it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from faultline.components import Clone
+
+REAL = Path(__file__).parents[1]
+MODULE = "05-distributed-locks"
+FILES = {
+    "module.toml": """
+        title = "A counter"
+        summary = "It counts."
+        minutes = 5
+        difficulty = 1
+        concepts = ["counting"]
+        requires = []
+        components = []
+        files = ["counter.py"]
+    """,
+    "checks.py": '''
+        from faultline.testbed import Testbed
+
+
+        async def test_counts(testbed: Testbed) -> None:
+            """Adding one three times gives three.
+
+            Look: the method `add`.
+            """
+            process = await testbed.process("till-1")
+            counter = await process.new("Counter")
+            for _ in range(3):
+                await counter.add(1)
+            total = await counter.total()
+            assert total == 3, f"after three times one the total is {total}"
+
+
+        async def test_refuses_less_than_nothing(testbed: Testbed) -> None:
+            """Adding less than nothing is refused."""
+            counter = await (await testbed.process("till-1")).new("Counter")
+            with testbed.raises("ValueError"):
+                await counter.add(-1)
+
+
+        async def test_adds_more_than_one(testbed: Testbed) -> None:
+            """Adding five gives five."""
+            counter = await (await testbed.process("till-1")).new("Counter")
+            await counter.add(5)
+            assert await counter.total() == 5, "after five the total is not five"
+
+
+        async def test_begins_at_zero(testbed: Testbed) -> None:
+            """A new counter is at zero."""
+            counter = await (await testbed.process("till-1")).new("Counter")
+            assert await counter.total() == 0, "a new counter is not at zero"
+    ''',
+    "exercise/counter.py": """
+        class Counter:
+            def add(self, number):
+                raise NotImplementedError
+
+            def total(self):
+                raise NotImplementedError
+    """,
+    "solution/counter.py": """
+        class Counter:
+            def __init__(self):
+                self._total = 0
+
+            def add(self, number):
+                if number < 0:
+                    raise ValueError(number)
+                self._total += number
+
+            def total(self):
+                return self._total
+    """,
+    "alternatives/list/counter.py": """
+        class Counter:
+            def __init__(self):
+                self._numbers = []
+
+            async def add(self, number):
+                if number < 0:
+                    raise ValueError(number)
+                self._numbers.append(number)
+
+            async def total(self):
+                return sum(self._numbers)
+    """,
+    "mutants.toml": """
+        [[mutants]]
+        name = "adds one too many"
+        why = "Off by one."
+        caught_by = ["counts", "adds_more_than_one"]
+        looks_like = "the total is 6"
+        diagnosis = "what happens when one is added to what is added."
+        replace = "+= number"
+        with = "+= number + 1"
+    """,
+    "hints.md": "# Hints\n\n## Nudge\n\nCount.\n\n## Push\n\nAdd up.\n\n## Nearly\n\n`self._total += number`\n",
+    "README.md": "# A counter\n\n`counts` `refuses_less_than_nothing` `adds_more_than_one` `begins_at_zero` "
+    + "word " * 800,
+    "example.py": "print('one', 'two')\n",
+}
+
+
+@pytest.fixture
+def tiny_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone in which redis/05 is a counter that needs no server; `LAB_ROOT` points there."""
+    root = tmp_path / "clone"
+    module = root / "sandbox" / "redis-learning" / MODULE
+    for name, text in FILES.items():
+        write(module / name, text)
+    shutil.copy(REAL / "sandbox" / "roadmap.toml", root / "sandbox")
+    (root / ".lab").mkdir()
+    (root / ".lab" / "components").symlink_to(Clone.here().components)
+    (root / ".lab" / "cache").symlink_to(Clone.here().cache)
+    (root / "requirements").symlink_to(Clone.here().root / "requirements")
+    monkeypatch.setenv("LAB_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def tiny_module(tiny_clone: Path) -> Path:
+    """The folder of the counter in the test's clone."""
+    return tiny_clone / "sandbox" / "redis-learning" / MODULE
+
+
+def write(path: Path, text: str) -> None:
+    """Put a text that is indented like the code around it."""
+    from textwrap import dedent
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dedent(text))
