@@ -46,5 +46,5 @@ def test_the_module_on_the_page_passes_the_proof(tmp_path: Path) -> None:
     assert [case for case in proof["cases"] if case["objections"]] == []
     kinds = [case["kind"] for case in proof["cases"]]
     assert kinds == ["starter", "empty", "reference", "alternative", *["mutant"] * 4]
-    lacking = "no README.md: there is no lesson", "no example.py", "hints.md:"
-    assert [line.startswith(start) for line, start in zip(proof["lacks"], lacking, strict=True)] == [True] * 3
+    lacking = ("README.md", "example.py", "hints.md")
+    assert [name in line for name, line in zip(lacking, proof["lacks"], strict=True)] == [True] * 3

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def asked(tmp_path: Path) -> Callable[..., RunRequest]:
     """Writes checks and a solution, and makes the request to grade them."""
 
     def request(
-        checks: str, solution: str = "", *, seed: int = 1, only: Sequence[str] = (), check_limit: float = 12.0
+        checks: str, solution: str = "", *, seed: int = 1, only: Sequence[str] = (), **limits: Any
     ) -> RunRequest:
         (tmp_path / "checks.py").write_text("import asyncio\nfrom faultline.testbed import *\n" + dedent(checks))
         (tmp_path / "solution").mkdir(exist_ok=True)
@@ -36,8 +37,7 @@ def asked(tmp_path: Path) -> Callable[..., RunRequest]:
             folder=str(tmp_path / ".lab" / "runs" / "run"),
             seed=seed,
             only=list(only),
-            limit=30.0,
-            check_limit=check_limit,
+            **{"limit": 30.0, **limits},
         )
 
     return request

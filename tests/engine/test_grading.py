@@ -85,36 +85,40 @@ def test_a_broken_promise_shows_its_witness_where_to_look_and_what_was_printed(g
     assert judged.printed == "acquiring\nacquiring\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "verdict", "seen"),
-    [
-        ("await lock.fail()", Verdict.FAIL, "your code raised LookupError: there is none, at answer.py:"),
-        ("await lock.absent()", Verdict.FAIL, "your code raised AttributeError: 'Lock' object has no"),
-        ("assert await lock.acquire(2) == 1, 'two is not one'", Verdict.FAIL, "two is not one"),
-        ("x = await lock.acquire(2)\n    assert x == 1", Verdict.FAIL, "assert 2 == 1"),
-        ("raise Broken('torn', [])", Verdict.FAIL, "torn"),
-        ("await lock.process.kill()\n    await lock.acquire(1)", Verdict.FAIL, "till-1 was killed by the check"),
-        ("with testbed.raises('LockLost'): await lock.acquire(1)", Verdict.FAIL, "promised was LockLost, but nothing"),
-        ("with testbed.raises('LockLost'): await lock.fail()", Verdict.FAIL, "promised was LockLost, raised was Look"),
-        ("with testbed.raises('Exception'): await lock.fail()", Verdict.PASS, ""),
-        ("raise Vacuous('no fault')", Verdict.ERROR, "Vacuous: no fault (checks.py:"),
-        ("raise KeyError('ours')", Verdict.ERROR, "KeyError: 'ours' (checks.py:"),
-        ("import pytest; pytest.skip('no')", Verdict.ERROR, "Skipped: no"),
-        ("import pytest; pytest.fail('no')", Verdict.ERROR, "Failed: no"),
-        (
-            "async def no(): pass\n    await testbed.until(no, 'then', deadline=0.01)",
-            Verdict.ERROR,
-            "TestbedError: waited",
-        ),
-    ],
-)
-def test_what_ends_a_check_decides_its_verdict(graded: Graded, body: str, verdict: Verdict, seen: str) -> None:
-    grade = graded(
-        f"async def test_one(testbed):\n    lock = await (await testbed.process('till-1')).new('Lock')\n    {body}\n",
-        SOLUTION,
+ENDS = [
+    ("await lock.fail()", Verdict.FAIL, "your code raised LookupError: there is none, at answer.py:"),
+    ("await lock.absent()", Verdict.FAIL, "your code raised AttributeError: 'Lock' object has no"),
+    ("assert await lock.acquire(2) == 1, 'two is not one'", Verdict.FAIL, "two is not one"),
+    ("x = await lock.acquire(2); assert x == 1", Verdict.FAIL, "assert 2 == 1"),
+    ("raise Broken('torn', [])", Verdict.FAIL, "torn"),
+    ("await lock.process.kill(); await lock.acquire(1)", Verdict.FAIL, "till-1 was killed by the check"),
+    ("with testbed.raises('LockLost'): await lock.acquire(1)", Verdict.FAIL, "promised was LockLost, but nothing"),
+    ("with testbed.raises('LockLost'): await lock.fail()", Verdict.FAIL, "promised was LockLost, raised was Look"),
+    ("with testbed.raises('Exception'): await lock.fail()", Verdict.PASS, ""),
+    ("raise Vacuous('no fault')", Verdict.ERROR, "Vacuous: no fault (checks.py:"),
+    ("raise KeyError('ours')", Verdict.ERROR, "KeyError: 'ours' (checks.py:"),
+    ("import pytest; pytest.skip('no')", Verdict.ERROR, "Skipped: no"),
+    ("import pytest; pytest.fail('no')", Verdict.ERROR, "Failed: no"),
+    ("await testbed.until(asyncio.Event().is_set, 'then')", Verdict.ERROR, "TypeError:"),
+    (
+        "await testbed.until(never, 'then', deadline=0.01)",
+        Verdict.ERROR,
+        "TestbedError: waited 0.01 s in vain until then",
+    ),
+]
+
+
+def test_what_ends_a_check_decides_its_verdict(graded: Graded) -> None:
+    checks = "async def never(): return False\n" + "".join(
+        f"async def test_{number}(testbed):\n"
+        "    lock = await (await testbed.process('till-1')).new('Lock')\n"
+        f"    {body}\n"
+        for number, (body, _, _) in enumerate(ENDS)
     )
-    assert (one(grade).verdict, one(grade).seen[: len(seen)]) == (verdict, seen)
-    assert grade.verdict is verdict
+    grade = graded(checks, SOLUTION)
+    got = [(judged.verdict, judged.seen[: len(seen)]) for judged, (_, _, seen) in zip(grade.judged, ENDS, strict=True)]
+    assert got == [(verdict, seen) for _, verdict, seen in ENDS]
+    assert grade.verdict is Verdict.ERROR
 
 
 def test_of_several_at_once_the_broken_promise_is_told(graded: Graded) -> None:
@@ -137,20 +141,26 @@ def test_of_several_at_once_the_broken_promise_is_told(graded: Graded) -> None:
     assert (judged.verdict, judged.seen) == (Verdict.FAIL, "the promise")
 
 
-@pytest.mark.parametrize("how", ["await lock.hang()", "await testbed.process('till-2'); await asyncio.sleep(600)"])
-def test_a_hang_fails_within_its_limit_and_names_what_was_running(graded: Graded, how: str) -> None:
-    judged = one(
-        graded(
-            f"async def test_one(testbed):\n    lock = await (await testbed.process('till-1')).new('Lock')\n    {how}\n",
-            SOLUTION,
-            check_limit=0.4,
-        )
+def test_a_hang_fails_within_its_limit_and_names_what_was_running(graded: Graded) -> None:
+    grade = graded(
+        """
+        async def test_yours(testbed):
+            lock = await (await testbed.process("till-1")).new("Lock")
+            await lock.hang()
+
+        async def test_ours(testbed):
+            await testbed.process("till-1")
+            await asyncio.sleep(600)
+        """,
+        SOLUTION,
+        check_limit=0.5,
     )
-    assert judged.verdict is Verdict.FAIL
-    waiting = "till-1 in hang() since 0." if "hang" in how else "nothing of yours was running"
-    assert judged.seen.startswith(f"it did not end within 0.4 s: {waiting}")
-    assert ("… still in hang()" in judged.picture) == ("hang" in how)
-    assert judged.seconds < 3
+    yours, ours = grade.judged
+    assert (yours.verdict, ours.verdict) == (Verdict.FAIL, Verdict.FAIL)
+    assert yours.seen.startswith("it did not end within 0.5 s: till-1 in hang() since 0.")
+    assert "… still in hang()" in yours.picture
+    assert ours.seen == "it did not end within 0.5 s: nothing of yours was running"
+    assert max(yours.seconds, ours.seconds) < 5
 
 
 MISSES = """
@@ -292,11 +302,12 @@ def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
         """
         import os, time
         def fork():
-            for _ in range(270):
+            for _ in range(40):
                 if os.fork() == 0:
                     time.sleep(600)
             time.sleep(600)
         """,
+        process_limit=30,
     )
     assert grade.ended
-    assert grade.ended.trouble.endswith("its limit is 256")
+    assert grade.ended.trouble.endswith("its limit is 30")

@@ -482,19 +482,30 @@ async def test_validity_counts_from_before_the_request_and_leaves_room_for_drift
     assert lease.valid_for == 0.0
 
 
-async def test_extending_takes_as_long_as_it_takes(servers: Servers, server: Instance) -> None:
+async def test_what_acquiring_and_extending_took_is_gone_from_the_lease(servers: Servers, server: Instance) -> None:
     proxy = await servers.proxy(server)
     clock = Clock()
-    lease = await DistributedLock([servers.client(proxy, timeout=5)], NAME, 10.0, clock=clock).acquire(0)
-    answer = proxy.hold_reply(SCRIPT)
+    lock = DistributedLock([servers.client(proxy, timeout=5)], NAME, 10.0, clock=clock)
+    await (await lock.acquire(0)).release()
 
-    extending = asyncio.create_task(lease.extend())
+    answer = proxy.hold_reply(SCRIPT)
+    acquiring = asyncio.create_task(lock.acquire(10))
     await answer.reached(5)
     clock.ahead = 4.0
     answer.release()
-    await extending
-
+    lease = await acquiring
     assert 5.0 < lease.valid_for < 6.0
+
+    await lease.extend()
+    assert 9.0 < lease.valid_for < 10.0
+    answer = proxy.hold_reply(SCRIPT)
+    extending = asyncio.create_task(lease.extend())
+    await answer.reached(5)
+    clock.ahead = 9.0
+    assert 4.0 < lease.valid_for < 5.0
+    answer.release()
+    await extending
+    assert 4.0 < lease.valid_for < 5.0
 
 
 async def test_what_is_lost_is_not_extended_and_not_freed(redis: Redis) -> None:

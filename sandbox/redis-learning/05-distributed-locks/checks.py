@@ -24,9 +24,9 @@ SALE = "flash-sale"
 At = RedisServer | ProxiedRedis
 
 
-async def lock(till: LearnerProcess, *servers: At, ttl: float, name: str = SALE, patient: bool = False) -> Remote:
-    """The learner's lock in that process; `patient` clients wait 5 s for an answer instead of 0.25 s."""
-    clients = [server.at(socket_timeout=5.0) if patient else server.at() for server in servers]
+async def lock(till: LearnerProcess, *servers: At, ttl: float, name: str = SALE, hasty: bool = False) -> Remote:
+    """The learner's lock in that process; `hasty` clients wait 0.25 s for an answer instead of redis-py's 5 s."""
+    clients = [server.at(socket_timeout=0.25) if hasty else server.at() for server in servers]
     return await till.new("DistributedLock", clients, name, ttl=ttl)
 
 
@@ -229,7 +229,7 @@ async def test_only_the_owner_releases(testbed: Testbed) -> None:
     redis = await testbed.redis()
     early, late, third = await testbed.processes(3, "till")
     way = await testbed.proxy(redis)
-    early_lock = await lock(early, way, ttl=0.25, patient=True)
+    early_lock = await lock(early, way, ttl=0.25)
     late_lock, third_lock = await lock(late, redis, ttl=30.0), await lock(third, redis, ttl=30.0)
     await (await early_lock.acquire(timeout=3.0)).release()  # connections and scripts are there from now on
 
@@ -400,7 +400,7 @@ async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
     redis = await testbed.redis()
     till = await testbed.process("till-1")
     way = await testbed.proxy(redis)
-    ample, scarce = await lock(till, way, ttl=2.0, patient=True), await lock(till, way, ttl=0.1, patient=True)
+    ample, scarce = await lock(till, way, ttl=2.0), await lock(till, way, ttl=0.1)
     warm = await ample.acquire(timeout=1.0)
     await warm.extend()
     await warm.release()
@@ -433,7 +433,7 @@ async def test_lost_answers_leave_nothing(testbed: Testbed) -> None:
     redis = await testbed.redis()
     mine, other = await testbed.processes(2, "till")
     way = await testbed.proxy(redis)
-    my_lock, other_lock = await lock(mine, way, ttl=30.0), await lock(other, redis, ttl=30.0)
+    my_lock, other_lock = await lock(mine, way, ttl=30.0, hasty=True), await lock(other, redis, ttl=30.0)
     await (await my_lock.acquire(timeout=1.0)).release()
     before = way.requests
     lease = await my_lock.acquire(timeout=0)
@@ -463,7 +463,7 @@ async def test_silence_keeps_nobody(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     till = await testbed.process("till-1")
-    my_lock = await lock(till, redis, ttl=30.0, patient=True)
+    my_lock = await lock(till, redis, ttl=30.0)
     lease = await my_lock.acquire(timeout=1.0)
 
     async with testbed.paused(redis):
@@ -485,7 +485,7 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
     """
     servers = await testbed.redises(3)
     mine, other = await testbed.processes(2, "till")
-    my_lock, other_lock = await lock(mine, *servers, ttl=10.0), await lock(other, *servers, ttl=10.0)
+    my_lock, other_lock = [await lock(till, *servers, ttl=10.0, hasty=True) for till in (mine, other)]
 
     await servers[0].kill()
     lease = await my_lock.acquire(timeout=3.0)
@@ -542,7 +542,7 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
 
     async def sell(near: int) -> None:
         ways = [await testbed.proxy(server) for server in servers]
-        contender = await lock(tills[near], *ways, ttl=10.0, patient=True)
+        contender = await lock(tills[near], *ways, ttl=10.0)
         for number, way in enumerate(ways):
             if number != near:
                 testbed.inject(way, Latency(0.01), Direction.BOTH)

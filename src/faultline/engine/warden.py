@@ -23,7 +23,6 @@ from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Ended, Event, to_line
 from faultline.testbed.parent_death import die_with_parent
 
-PROCESS_LIMIT = 256  # at once; a check needs ten or twenty
 _LOOK_EVERY = 0.5  # seconds
 
 
@@ -43,7 +42,7 @@ def oversee(request: RunRequest, events: int, *, parent: int) -> None:
         _be_grader(request, events, warden)
     with contextlib.suppress(Unkillable):  # the next run tries again
         asyncio.run(sweep_runs(Path(request.root)))
-    trouble = _watch(grader, events, request.limit) or _told(request)
+    trouble = _watch(grader, events, request) or _told(request)
     end_descendants()
     shutil.rmtree(request.folder, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
@@ -74,9 +73,9 @@ def _send(events: int, event: Event) -> None:
         line = line[os.write(events, line) :]
 
 
-def _watch(grader: int, events: int, limit: float) -> str:
+def _watch(grader: int, events: int, request: RunRequest) -> str:
     """Wait for the grader; returns what went wrong, or ""."""
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + request.limit
     handle = os.pidfd_open(grader)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
@@ -84,9 +83,9 @@ def _watch(grader: int, events: int, limit: float) -> str:
     try:
         while not (happened := dict(poller.poll(_LOOK_EVERY * 1000))):
             if time.monotonic() > deadline:
-                return f"the run was ended after {limit:g} s, its limit"
-            if (count := count_descendants()) > PROCESS_LIMIT:
-                return f"the run was ended at {count} processes; its limit is {PROCESS_LIMIT}"
+                return f"the run was ended after {request.limit:g} s, its limit"
+            if (count := count_descendants()) > request.process_limit:
+                return f"the run was ended at {count} processes; its limit is {request.process_limit}"
     finally:
         os.close(handle)
     if handle not in happened:

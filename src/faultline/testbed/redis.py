@@ -18,7 +18,7 @@ class RedisServer:
     truth: Redis
     history: History
 
-    def at(self, *, socket_timeout: float = 0.25) -> RedisAt:
+    def at(self, *, socket_timeout: float = 5.0) -> RedisAt:
         """Its address as an argument for the learner's code: arrives there as a client of its own."""
         return RedisAt(self.instance.host, self.instance.port, socket_timeout)
 
@@ -60,6 +60,6 @@ class ProxiedRedis:
         """Commands that went through until now, without what a client says when it connects."""
         return self.proxy.counts.requests
 
-    def at(self, *, socket_timeout: float = 0.25) -> RedisAt:
+    def at(self, *, socket_timeout: float = 5.0) -> RedisAt:
         """The proxy's address as an argument for the learner's code."""
         return RedisAt(self.proxy.host, self.proxy.port, socket_timeout)

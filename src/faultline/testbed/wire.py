@@ -28,7 +28,7 @@ class RedisAt(msgspec.Struct, frozen=True):
 
     host: str
     port: int
-    socket_timeout: float = 0.25  # seconds
+    socket_timeout: float = 5.0  # seconds
 
 
 class Ref(msgspec.Struct, frozen=True):

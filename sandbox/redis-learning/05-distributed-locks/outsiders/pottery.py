@@ -32,7 +32,9 @@ class DistributedLock:
 
     async def acquire(self, timeout):
         lease = Lease(**self.options)
-        if not await AIORedlock.acquire(lease, blocking=timeout > 0, timeout=timeout or -1):
+        if await AIORedlock.acquire(lease, blocking=timeout > 0, timeout=timeout or -1):
+            lease.valid_for = await lease.locked()
+        if not lease.valid_for:
+            await lease.release()
             raise LockUnavailable
-        lease.valid_for = await lease.locked()
         return lease
