@@ -29,18 +29,40 @@ NO_FAULT = """
 NO_SIGNAL = """
     import os, signal
     from faultline.testbed import process
-    real = os.killpg
-    process.os = type("os", (), {
-        "killpg": staticmethod(lambda group, number: None if number == signal.WHICH else real(group, number)),
-    })
+    real, swallowed = os.killpg, []
+    def killpg(group, number):
+        if number == signal.WHICH and not swallowed:
+            swallowed.append(group)
+        else:
+            real(group, number)
+    process.os = type("os", (), {"killpg": staticmethod(killpg)})
     process._VERIFY_WITHIN = 0.3
 """
-NO_INSTANCE_SIGNAL = """
-    from signal import WHICH
+NO_INSTANCE_KILL = """
+    from signal import SIGCONT, SIGKILL
     from faultline.components import processes
-    real = processes.send
-    processes.send = lambda found, number: None if number == WHICH else real(found, number)
-    processes.kill.__kwdefaults__["within"] = processes.pause.__kwdefaults__["within"] = 0.3
+    real, spared = processes.send, set()
+    def send(found, number):
+        found = list(found)
+        if number == SIGKILL and not spared:
+            spared.update(process.pid for process in found)
+            real(found, SIGCONT)  # they were stopped before the kill
+        else:
+            real(found, number)
+    processes.send = send
+    processes.kill.__kwdefaults__["within"] = 0.3
+"""
+NO_INSTANCE_PAUSE = """
+    from faultline.components import processes
+    real = processes.pause
+    async def pause(kin, *, within=0.3):
+        send = processes.send
+        processes.send = lambda found, number: None
+        try:
+            await real(kin, within=within)
+        finally:
+            processes.send = send
+    processes.pause = pause
 """
 NO_HOLD = """
     from faultline.components.proxy.hold import Hold
@@ -96,8 +118,8 @@ SWITCHED_OFF = [
     pytest.param(HOLDS, NO_HOLD, "NotReached: 0 of 1 matching requests were held", id="hold"),
     pytest.param(PAUSES, NO_SIGNAL.replace("WHICH", "SIGSTOP"), "did not stop at SIGSTOP", id="pause"),
     pytest.param(KILLS, NO_SIGNAL.replace("WHICH", "SIGKILL"), "did not die at SIGKILL", id="kill"),
-    pytest.param(SERVER_PAUSES, NO_INSTANCE_SIGNAL.replace("WHICH", "SIGSTOP"), "Unkillable: ", id="server's pause"),
-    pytest.param(SERVER_KILLS, NO_INSTANCE_SIGNAL.replace("WHICH", "SIGKILL"), "Unkillable: ", id="server's kill"),
+    pytest.param(SERVER_PAUSES, NO_INSTANCE_PAUSE, "Unkillable: ", id="server's pause"),
+    pytest.param(SERVER_KILLS, NO_INSTANCE_KILL, "Unkillable: ", id="server's kill"),
 ]
 
 
@@ -105,13 +127,17 @@ SWITCHED_OFF = [
 def test_a_fault_that_is_switched_off_makes_the_verdict_an_error(
     graded: Graded, check: str, switch: str, seen: str
 ) -> None:
-    grade = graded(check, CLIENT)
-    assert grade.verdict is Verdict.PASS, grade.judged
-
     grade = graded(dedent(switch) + dedent(check), CLIENT)
 
     assert grade.verdict is Verdict.ERROR, grade.judged
     assert seen in grade.judged[0].seen
+
+
+def test_with_their_faults_switched_on_the_same_checks_pass(graded: Graded) -> None:
+    checks = [FAULTS, HOLDS, PAUSES, KILLS, SERVER_PAUSES, SERVER_KILLS]
+    numbered = [dedent(check).replace("test_one", f"test_{number}") for number, check in enumerate(checks)]
+    grade = graded("".join(numbered), CLIENT)
+    assert [one.verdict for one in grade.judged] == [Verdict.PASS] * len(checks), grade.judged
 
 
 def test_a_fault_that_no_traffic_meets_makes_the_verdict_an_error(graded: Graded) -> None:
@@ -120,9 +146,28 @@ def test_a_fault_that_no_traffic_meets_makes_the_verdict_an_error(graded: Graded
     assert "never hit, so this check has proved nothing" in grade.judged[0].seen
 
 
-def test_a_broken_promise_stays_a_failure_although_a_fault_did_not_hit(graded: Graded) -> None:
-    grade = graded(FAULTS.replace("await client.ping()", "assert False, 'broken'"), CLIENT)
-    assert (grade.verdict, grade.judged[0].seen) == (Verdict.FAIL, "broken")
+@pytest.mark.parametrize(
+    ("end", "verdict", "seen"),
+    [
+        ("assert False, 'broken'", Verdict.FAIL, "broken"),
+        (
+            "await client.ping(); assert False, 'too early'",
+            Verdict.ERROR,
+            "hit none of 1 requests, so nothing is known",
+        ),
+        (
+            "await client.ping(); raise Broken('both', [testbed.history.note('a', 'b')])",
+            Verdict.FAIL,
+            "both",
+        ),
+    ],
+    ids=["before any request", "after a request", "with a witness"],
+)
+def test_a_failure_under_a_fault_that_is_switched_off_counts_only_if_it_stands_without_it(
+    graded: Graded, end: str, verdict: Verdict, seen: str
+) -> None:
+    grade = graded(dedent(NO_FAULT) + dedent(FAULTS.replace("await client.ping()", end)), CLIENT)
+    assert (grade.verdict, seen in grade.judged[0].seen) == (verdict, True), grade.judged
 
 
 REAL = Path(__file__).parents[2]
@@ -135,8 +180,8 @@ REAL = Path(__file__).parents[2]
         ("only_the_owner_releases", NO_HOLD),
         ("late_holder_is_visible", NO_SIGNAL.replace("WHICH", "SIGSTOP")),
         ("killed_holder_frees_the_lock", NO_SIGNAL.replace("WHICH", "SIGKILL")),
-        ("one_server_of_three_may_fail", NO_INSTANCE_SIGNAL.replace("WHICH", "SIGSTOP")),
-        ("too_few_servers_leave_nothing", NO_INSTANCE_SIGNAL.replace("WHICH", "SIGKILL")),
+        ("one_server_of_three_may_fail", NO_INSTANCE_PAUSE),
+        ("too_few_servers_leave_nothing", NO_INSTANCE_KILL),
     ],
     ids=["network fault", "hold", "pause", "kill", "server's pause", "server's kill"],
 )

@@ -58,12 +58,12 @@ def test_what_cannot_be_promised_is_refused(clients: int, name: str, ttl: float)
 
 @pytest.mark.parametrize(("ttl", "expected"), [(0.29, 290), (1.001, 1001), (2.0004, 2000)])
 async def test_ttl_is_exact_to_the_millisecond(redis: Redis, ttl: float, expected: int) -> None:
-    lease = await DistributedLock([redis], NAME, ttl).acquire(1)
+    lease = await DistributedLock([redis], NAME, ttl, drift=0.0, clock=lambda: 0.0).acquire(0)
 
-    expires = await redis.pexpiretime(f"{NAME}:{{{NAME}}}:lease")
     seconds, micros = await redis.time()
-    assert lease.valid_for <= expected / 1000
-    assert 0 <= seconds * 1000 + micros / 1000 - (expires - expected) < 200
+    granted = await redis.pexpiretime(f"{NAME}:{{{NAME}}}:lease") - expected
+    assert lease.valid_for == expected / 1000
+    assert 0 <= seconds * 1000 + micros / 1000 - granted < 200
 
 
 # -- one server --------------------------------------------------------------------------------------------------
@@ -415,6 +415,21 @@ async def test_a_silent_server_is_given_up_in_time_however_patient_the_client(
             with pytest.raises(LockUnavailable):
                 await lock.acquire(timeout)
         assert time.monotonic() - began < timeout + 0.5 + lateness.seconds
+
+
+async def test_a_server_that_falls_silent_while_one_waits_is_given_up_in_time(
+    servers: Servers, server: Instance, redis: Redis, until: Until
+) -> None:
+    await DistributedLock([redis], NAME, 60.0).acquire(0)
+
+    async with measured_lateness() as lateness:
+        began = time.monotonic()
+        waiting = asyncio.create_task(DistributedLock([servers.client(server, timeout=30)], NAME, 60.0).acquire(1.0))
+        await until(lambda: blocked(redis))
+        await server.pause()
+        with pytest.raises(LockUnavailable):
+            await waiting
+    assert time.monotonic() - began < 1.5 + lateness.seconds
 
 
 async def test_what_a_silent_server_may_have_granted_is_taken_back_by_the_next_call(

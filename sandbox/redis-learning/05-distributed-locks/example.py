@@ -126,22 +126,22 @@ async def main() -> None:
     assert len(set(urls)) == 3, f"REDIS_URLS must name three servers, not {urls}: the last one will be shut down"
     redis, *servers = (Redis.from_url(each, retry=None, decode_responses=True) for each in (url, *urls))
     print("\n1  A stock that believes whoever writes\n")
-    assert await sale(redis, TRUSTING) == ["till-2", "till-1"]
+    assert await sale(redis, TRUSTING) == ["till-2", "till-1"], "the unit was to be sold twice"
     print("\n2  The same lock, and a stock that refuses an old token\n")
-    assert await sale(redis, FENCED) == ["till-2"]
+    assert await sale(redis, FENCED) == ["till-2"], "the unit was to be sold once"
     print("\n3  One waiter: its tries in 0.3 s, and how soon after a release it has the lock\n")
     spins, _ = await waiting(redis, "asks at once", lambda: asyncio.sleep(0))
     dozes, late = await waiting(redis, "sleeps 20 to 40 ms", lambda: asyncio.sleep(random.uniform(0.02, 0.04)))
     wakes, woken = await waiting(redis, "is woken (BLPOP)", lambda: redis.blpop(KEYS[5:], 1))
-    assert (spins > 10 * dozes, dozes > 2 * wakes, woken < late) == (True, True, True)
+    assert (spins > 10 * dozes, dozes > 2 * wakes, woken < late) == (True, True, True), "see the table above"
     print("\n4  Three servers; the token is the largest of their counters\n")
-    assert await two_tokens(servers, "return 0") == [4, 2]
+    assert await two_tokens(servers, "return 0") == [4, 2], "the token was to go back"
     print("\n   the same, but before its use the token is written to those that granted it\n")
-    assert await two_tokens(servers, CARRY) == [4, 5]
+    assert await two_tokens(servers, CARRY) == [4, 5], "the token was to grow"
     await servers[2].shutdown(nosave=True)
     votes = [sum(map(bool, await everywhere(servers, ACQUIRE, name, LONG))) for name in ("till-1", "till-2")]
     print(f"\n5  The third server is shut down\n\n   till-1 gets {votes[0]} of 3 votes, till-2 after it {votes[1]}\n")
-    assert votes == [2, 0]
+    assert votes == [2, 0], "two servers of three were to grant the lock to one till"
     await everywhere([redis, *servers], CLEAR)
     await asyncio.gather(*(each.aclose() for each in (redis, *servers)))
 

@@ -23,8 +23,7 @@ import pytest
 from faultline.components import Clone
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
-from faultline.testbed import BudgetMissed, Entry, ProcessDied, Raised, Testbed, timeline
-from faultline.testbed.errors import Broken
+from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, Vacuous, timeline
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.speed import contention
 from faultline.testbed.testbed import Solution
@@ -141,7 +140,7 @@ class Grader:
                 return _Attempt(Verdict.ERROR, _ours(error))
             if isinstance(error, TimeoutError) and timer.expired():
                 return _hung(opened, self.request.check_limit * patience)
-            return _failed(_leaf(error), opened)
+            return _failed(_known(_leaf(error), opened), opened)
         return _Attempt(Verdict.PASS)
 
 
@@ -173,6 +172,17 @@ def _hung(testbed: Testbed, limit: float) -> _Attempt:
     waiting = [f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()]
     seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
     return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+
+
+def _known(error: BaseException, testbed: Testbed) -> BaseException:
+    """The error, or that it says nothing: a fault was off. What entries of the history show stands all the same."""
+    if isinstance(error, Broken) and error.witness:
+        return error
+    try:
+        testbed.prove_faults_met()
+    except Vacuous as vacuous:
+        return vacuous
+    return error
 
 
 def _failed(error: BaseException, testbed: Testbed) -> _Attempt:

@@ -50,6 +50,11 @@ class WarmRunner:
                 env=_environment(),
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process, as long as the block lasts."""
+        return self._process.pid
+
     def grade(self, request: RunRequest, cancelled: threading.Event | None = None) -> Iterator[Event]:
         """The events of one run as they come, `Ended` last; raises `RunnerDied` when the runner is gone.
 

@@ -74,10 +74,10 @@ class Lease:
         Raises `LockLost` otherwise, and changes nothing that belongs to another holder. It is `LeaseUnconfirmed` when
         too few servers answered to tell.
         """
-        self._require_unreleased()
         sent = self._terms.clock()
         answers = await self._servers.extend(self._claim, self._terms.milliseconds)
-        self._require_unreleased()
+        if self._released:  # also while it was being extended
+            raise LockLost(f"{self}: it was released; acquire again")
         until = sent + self._terms.lifetime
         if self._servers.agree(answers) and until > self._terms.clock():
             self._until = max(self._until, until)
@@ -90,10 +90,6 @@ class Lease:
                 f"{self}: {heard} of {len(answers)} servers said in time whether it was extended; "
                 f"valid for another {self.valid_for:.3f} s; {self._servers.describe(self._claim)}"
             )
-
-    def _require_unreleased(self) -> None:
-        if self._released:
-            raise LockLost(f"{self}: it was released; acquire again")
 
     async def release(self) -> bool:
         """Free the lock at once: True if it was still ours (on the majority of the servers), False if not.

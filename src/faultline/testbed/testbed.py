@@ -54,6 +54,7 @@ class Stoppable(Protocol):
 class _Expected:
     fault: str
     hits: Callable[[], int]
+    passed: Callable[[], int]  # requests that it could have hit
 
 
 @dataclass(slots=True)
@@ -157,18 +158,25 @@ class Testbed:
         """Let a network fault strike on that way; a pass counts only if it did."""
         injected = way.proxy.add(fault, direction)
         self.history.note("network", f"{fault} before {way.server.name}")
-        self.must_hit(str(fault), lambda: injected.hits)
+        before = way.requests
+        self.must_hit(str(fault), lambda: injected.hits, passed=lambda: way.requests - before)
         return injected
 
-    def must_hit(self, name: str, hits: Callable[[], int]) -> None:
-        """A pass counts only if `hits()` is positive at the end of the check."""
-        self._faults.append(_Expected(name, hits))
+    def must_hit(self, name: str, hits: Callable[[], int], *, passed: Callable[[], int] = lambda: 0) -> None:
+        """A pass counts only if `hits()` is positive at the end of the check; `passed()` is what it could have hit."""
+        self._faults.append(_Expected(name, hits, passed))
 
     def prove_faults(self) -> None:
         """Raise `Vacuous` for a fault that did not hit."""
         for expected in self._faults:
             if expected.hits() < 1:
                 raise Vacuous(f"the fault '{expected.fault}' never hit, so this check has proved nothing")
+
+    def prove_faults_met(self) -> None:
+        """Raise `Vacuous` for a fault that let requests pass and hit none: then a failure proves nothing either."""
+        for expected in self._faults:
+            if expected.hits() < 1 and (passed := expected.passed()):
+                raise Vacuous(f"the fault '{expected.fault}' hit none of {passed} requests, so nothing is known")
 
     @asynccontextmanager
     async def paused(self, target: Stoppable) -> AsyncIterator[None]:

@@ -107,6 +107,22 @@ async def test_a_reset_strikes_a_connection_that_is_not_through_to_the_server_ye
         assert torn.hits == 1
 
 
+async def test_a_reset_strikes_a_connection_in_the_moment_of_its_accept(proxy: FaultProxy) -> None:
+    """It is accepted, and its task has not taken its first step."""
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.connect_ex((proxy.host, proxy.port))
+        while not proxy.counts.accepted:  # noqa: ASYNC110 -- the very next turn of the loop, no later
+            await asyncio.sleep(0)
+
+        torn = proxy.add(Reset())
+
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(client, 1)
+    assert torn.hits == 1
+
+
 async def test_an_error_inside_passes_through(redis_port: int) -> None:
     with pytest.raises(ZeroDivisionError):
         async with FaultProxy("127.0.0.1", redis_port):

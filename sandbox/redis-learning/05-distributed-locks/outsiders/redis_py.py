@@ -2,7 +2,8 @@
 
 from contextlib import AbstractAsyncContextManager, suppress
 
-from redis.asyncio.lock import Lock, LockError
+from redis.asyncio.lock import Lock
+from redis.exceptions import LockError
 
 LockError.__name__, LockUnavailable = "LockLost", type("LockUnavailable", (Exception,), {})  # by our names
 
