@@ -26,7 +26,8 @@ class Watching:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
         self._lines = queue.Queue[str]()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -42,6 +43,12 @@ class Watching:
             except queue.Empty:
                 raise AssertionError(f"{text!r} was not printed; printed was:\n{said}") from None
         return said
+
+    def end(self) -> None:
+        """Ctrl-C, if it still runs; returns when it has said its last word."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self._reader.join()
 
     def below(self) -> list[psutil.Process]:
         """All processes of its runs."""
@@ -64,11 +71,11 @@ def watching(root: Path) -> Iterator[Watching]:
         text=True,
         env={**os.environ, "LAB_ROOT": str(root)},
     ) as process:
+        lab = Watching(process)
         try:
-            yield Watching(process)
+            yield lab
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+            lab.end()
 
 
 def test_every_save_is_graded_and_the_last_verdict_is_the_exit_code(

@@ -151,20 +151,20 @@ def test_leaving_the_runner_ends_its_runs_before_it_returns(
         next(events)
 
 
-def warm_runner(top: psutil.Process) -> psutil.Process:
-    return next(child for child in top.children() if "faultline.engine.warm" in child.cmdline())
+def warm_runner(runner: psutil.Process) -> psutil.Process:
+    return runner
 
 
-def warden(top: psutil.Process) -> psutil.Process:
-    return warm_runner(top).children()[0]
+def warden(runner: psutil.Process) -> psutil.Process:
+    return runner.children()[0]
 
 
-def grader(top: psutil.Process) -> psutil.Process:
-    return warden(top).children()[0]
+def grader(runner: psutil.Process) -> psutil.Process:
+    return warden(runner).children()[0]
 
 
-def nursery(top: psutil.Process) -> psutil.Process:
-    return min(grader(top).children(), key=lambda process: process.pid)
+def nursery(runner: psutil.Process) -> psutil.Process:
+    return min(grader(runner).children(), key=lambda process: process.pid)
 
 
 @pytest.mark.parametrize("victim", [grader, warden, nursery, warm_runner], ids=lambda find: find.__name__)
@@ -181,8 +181,7 @@ def test_kill_9_of_any_process_of_a_run_leaves_nothing(
             events = runner.grade(request_for(STAYS))
             assert isinstance(next(events), Began)
             time.sleep(moments.uniform(0.0, 0.5))
-            victim_top = psutil.Process() if victim is not warm_runner else None
-            _kill(victim(victim_top) if victim_top else psutil.Process(runner.pid))
+            victim(psutil.Process(runner.pid)).kill()
             with contextlib.suppress(RunnerDied):
                 for _ in events:
                     pass
@@ -193,10 +192,6 @@ def test_kill_9_of_any_process_of_a_run_leaves_nothing(
             until(lambda: not folders(tiny_clone), lambda: folders(tiny_clone))
         assert passes(runner, request_for(GOOD))
     assert folders(tiny_clone) == []
-
-
-def _kill(process: psutil.Process) -> None:
-    process.kill()
 
 
 def test_kill_9_of_the_lab_itself_leaves_nothing(tiny_clone: Path, tiny_module: Path) -> None:
@@ -232,9 +227,10 @@ def test_what_is_left_when_all_that_watched_was_killed_goes_with_the_next_run(
         lab.stdout.readline()
         top = psutil.Process(lab.pid)
         until(lambda: any("sleep" in one.cmdline() for one in of_runs(tiny_clone)), lambda: of_runs(tiny_clone))
-        for process in (top, warm_runner(top), warden(top), grader(top)):
+        [runner] = top.children()
+        doomed = [runner, warden(runner), grader(runner), top]
+        for process in doomed:
             process.suspend()
-        doomed = [warm_runner(top), warden(top), grader(top), top]
         for process in doomed:
             process.kill()
     until(lambda: all(not process.is_running() for process in doomed), lambda: doomed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
+from faultline.components.faults import Direction, Latency
 from faultline.components.proxy import named
 from faultline.patterns import DistributedLock, LeaseUnconfirmed, LockLost, LockUnavailable
 from faultline.testbed.speed import measured_lateness
@@ -832,3 +833,24 @@ async def test_contenders_for_a_majority_all_get_their_turn_alone(servers: Serve
             group.create_task(work(number))
 
     assert sorted(turns) == sorted([*range(10)] * 2)
+
+
+async def test_contenders_that_split_the_votes_do_not_go_on_doing_so(servers: Servers) -> None:
+    started = [await servers.start() for _ in range(3)]
+    locks: list[DistributedLock] = []
+    for near in range(3):  # each reaches a server of its own first
+        proxies = [await servers.proxy(server) for server in started]
+        for number, proxy in enumerate(proxies):
+            if number != near:
+                proxy.add(Latency(0.02), Direction.TO_SERVER)
+        locks.append(DistributedLock([servers.client(proxy, timeout=5) for proxy in proxies], NAME, 10.0))
+        await asyncio.gather(*(servers.client(proxy, timeout=5).ping() for proxy in proxies))
+
+    async def work(lock: DistributedLock) -> None:
+        for _ in range(3):
+            async with await lock.acquire(20):
+                pass
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for lock in locks:
+            group.create_task(work(lock))

@@ -17,5 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Run the topic's benchmarks one after the other; 1 if one of them could not measure."""
-    codes = [subprocess.run([sys.executable, "-m", module], cwd=root, check=False).returncode for module in BENCHES[args.topic]]
+    codes = [
+        subprocess.run([sys.executable, "-m", module], cwd=root, check=False).returncode
+        for module in BENCHES[args.topic]
+    ]
     return 1 if any(codes) else 0

@@ -19,7 +19,10 @@ from faultline.engine.statuses import totals
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
-        "components", nargs="*", metavar="COMPONENT", help=f"what to start, of {', '.join(CATALOG)}; else what is next needs"
+        "components",
+        nargs="*",
+        metavar="COMPONENT",
+        help=f"what to start, of {', '.join(CATALOG)}; else what is next needs",
     )
 
 
@@ -30,7 +33,10 @@ def run(args: argparse.Namespace, root: Path) -> int:
     steps = next_modules(known, progress)
     count = totals(known, progress)
     paint = Paint.for_()
-    print(paint.bold("Faultline") + f"   {count.passed} of {count.modules} modules passed, {count.built} built so far\n", flush=True)
+    print(
+        paint.bold("Faultline") + f"   {count.passed} of {count.modules} modules passed, {count.built} built so far\n",
+        flush=True,
+    )
     try:
         asyncio.run(_serve(Clone(root, os.environ), args.components or _needed(steps), steps, paint))
     except KeyboardInterrupt:  # before the lab could listen for it

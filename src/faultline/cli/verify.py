@@ -150,4 +150,3 @@ def _table(chosen: Exercise, results: list[Result]) -> Table:
             f"{max(result.seconds):.2f}",
         )
     return table
-

@@ -156,7 +156,7 @@ def text_of(path: Path) -> str:
 def hints(exercise: Exercise) -> list[str]:
     """The hints of `hints.md`, one a second-level heading, from nudge to near-answer; raises `BadModule` for none."""
     path = exercise.module.path / "hints.md"
-    found = [part.partition("\n")[2].strip() for part in f"\n{text_of(path)}".split("\n## ")[1:]]
+    found = [part.strip() for part in f"\n{text_of(path)}".split("\n## ")[1:]]
     if not found:
         raise BadModule(f"{path} holds no hint; each begins with a second-level heading")
     return found

@@ -13,7 +13,7 @@ WORDS = range(800, 1601)  # of a lesson
 MINIMUM_CHECKS = 4
 MINIMUM_HINTS = 3
 EXAMPLE_LINES = 150
-OUTSIDER_LINES = 20
+OUTSIDER_LINES = 40
 
 
 def objections(exercise: Exercise) -> list[str]:

@@ -57,9 +57,9 @@ class ProcessDied(AssertionError):
 
 
 class BudgetMissed(AssertionError):
-    """Something took longer than its `budget` in seconds; on a slow machine that proves little."""
+    """The `promise` took longer than its budget, `took` seconds; on a slow machine that proves little."""
 
-    def __init__(self, message: str, *, took: float, budget: float) -> None:
+    def __init__(self, message: str, *, promise: str, took: float) -> None:
         super().__init__(message)
+        self.promise = promise
         self.took = took
-        self.budget = budget

@@ -208,4 +208,5 @@ class _Objects:
 
 def _public_names(value: Any) -> list[str]:
     of_class = [name for name, member in inspect.getmembers_static(type(value)) if not callable(member)]
-    return sorted({name for name in (*of_class, *getattr(value, "__dict__", ())) if not name.startswith("_")})
+    of_object = [name for name in getattr(value, "__dict__", ()) if not name.startswith("_")]
+    return sorted({*of_object, *(name for name in of_class if not name.startswith("_") and not name.isupper())})

@@ -72,6 +72,7 @@ class Testbed:
     patience: float = 1.0  # factor on budgets, above 1 on the second try
     history: History = field(default_factory=History)
     random: Random = field(init=False)
+    late: dict[str, float] = field(default_factory=dict)  # seconds over budget that patience has let pass, by promise
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _faults: list[_Expected] = field(default_factory=list)
     _processes: list[LearnerProcess] = field(default_factory=list)
@@ -198,9 +199,10 @@ class Testbed:
         yield
         took = time.monotonic() - start - (self.lateness.seconds - late)
         if took > budget * self.patience:
-            raise BudgetMissed(
-                f"it took {took:.2f} s until {promise}; promised were {budget:g} s", took=took, budget=budget
-            )
+            seen = f"it took {took:.2f} s until {promise}; promised were {budget:g} s"
+            raise BudgetMissed(seen, promise=promise, took=took)
+        if took > budget:
+            self.late[promise] = took
 
     async def until(self, condition: Callable[[], Awaitable[Any]], what: str, *, deadline: float = 5.0) -> Any:
         """The first true answer of `condition`; `TestbedError` after `deadline` seconds."""
