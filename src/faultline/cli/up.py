@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -37,10 +38,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
         paint.bold("Faultline") + f"   {count.passed} of {count.modules} modules passed, {count.built} built so far\n",
         flush=True,
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # before the lab could listen for it
         asyncio.run(_serve(Clone(root, os.environ), args.components or _needed(steps), steps, paint))
-    except KeyboardInterrupt:  # before the lab could listen for it
-        pass
     print("\nThe lab has stopped. Your progress and your workspace are kept.")
     return 0
 

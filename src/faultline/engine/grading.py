@@ -11,6 +11,7 @@ import inspect
 import io
 import os
 import random
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,7 @@ class Grader:
                 folder=folder,
                 seed=seed,
                 nursery=self.nursery,
-                clone=Clone.here(),
+                clone=_our_own(Clone.here()),
                 patience=patience,
             ) as opened:
                 arguments = {
@@ -161,6 +162,12 @@ def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} and not grader.trouble:
         grader.trouble.append(f"pytest ended with {status!r}:\n{noise.getvalue()[-2000:]}")
     return "\n".join(grader.trouble)
+
+
+def _our_own(clone: Clone) -> Clone:
+    """The clone without the addresses of given servers: checks kill, pause and wipe what they get."""
+    ours = {name: value for name, value in clone.environment.items() if not re.fullmatch(r"LAB_\w+_URL", name)}
+    return Clone(clone.root, ours)
 
 
 def _name(item: pytest.Item) -> str:
