@@ -139,6 +139,21 @@ def test_long_arguments_are_kept_in_part_and_counted_in_full() -> None:
     assert [request.args for request in seen] == [[b"SET", b"k", b"x" * KEPT], [b"PING"]]
 
 
+def test_a_chunk_that_only_looks_whole_is_not_taken_for_a_request() -> None:
+    """An argument may hold what looks like two."""
+    args = [b"x\r\n$1\r\ny\r\n", b"z"]
+    text = command(*args)
+    cut = text.index(b"y\r\n") + 3
+    parser = RequestParser()
+
+    assert parser.feed(text[:cut]) == []
+    assert [request.args for request in parser.feed(text[cut:])] == [args]
+
+
+def test_a_long_argument_in_one_chunk_is_kept_in_part_too() -> None:
+    assert RequestParser().feed(command(b"SET", b"x" * 20_000)) == [Request([b"SET", b"x" * KEPT], 0)]
+
+
 @pytest.mark.parametrize(
     "text",
     [b"*x\r\n", b"*-7\r\n", b"*1\r\n+OK\r\n", b"*1\r\n$-1\r\n", b"*1\r\n$?\r\n", b"\x16\x03" + b"x" * LONGEST_LINE],

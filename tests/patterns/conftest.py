@@ -29,7 +29,9 @@ class Servers:
     async def start(self, **settings: object) -> Instance:
         return await self.supervisor.start("redis", settings=settings)
 
-    def client(self, server: Instance | FaultProxy, *, timeout: float = 0.5, connections: int = 100) -> Redis:
+    def client(
+        self, server: Instance | FaultProxy, *, timeout: float = 0.5, connections: int = 100, retries: int = 0
+    ) -> Redis:
         """As a lock wants it: it does not retry, and gives up after `timeout`."""
         client = Redis(
             host=server.host,
@@ -37,7 +39,7 @@ class Servers:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             max_connections=connections,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), retries),
         )
         self.opened.push_async_callback(client.aclose)
         return client

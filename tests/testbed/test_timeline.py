@@ -29,7 +29,7 @@ def test_the_picture() -> None:
     assert timeline(entries, width=80, pending_from=2.0) == PICTURE
 
 
-WORDS = some.text(some.characters(codec="ascii", min_codepoint=32), min_size=1, max_size=60)
+WORDS = some.text(some.characters(codec="ascii", min_codepoint=33), min_size=1, max_size=60)
 LANES = some.sampled_from([f"till-{number}" for number in range(12)] + ["a lane with a name that is far too long"])
 ENTRIES = some.lists(
     some.builds(

@@ -39,6 +39,15 @@ async def refused(testbed: Testbed, other: Remote, when: str) -> None:
         raise Broken(f"{when}: {error}", error.witness) from error
 
 
+async def lost(testbed: Testbed, lease: Remote, when: str) -> None:
+    """The lease is over: it cannot be extended."""
+    try:
+        with testbed.raises("LockLost"):
+            await lease.extend()
+    except Broken as error:
+        raise Broken(f"extended {when}: {error}", error.witness) from error
+
+
 # -- the contract ------------------------------------------------------------------------------------------------
 
 
@@ -151,8 +160,7 @@ async def test_late_holder_is_visible(testbed: Testbed) -> None:
     assert second.token > first.token, f"token {second.token} after {first.token}"
 
     assert await first.fetch("valid_for") == 0, "the lease ran out while its holder stood still, and says it is valid"
-    with testbed.raises("LockLost"):
-        await first.extend()
+    await lost(testbed, first, "while somebody else holds the lock")
     assert await first.release() is False, "a late release said that the lock had still been its own"
     await refused(testbed, third_lock, "till-2 holds the lock, and till-1 came late")
     assert await second.release() is True, "till-2 lost its lock to the late till-1"
@@ -165,18 +173,17 @@ async def test_each_lease_stands_for_itself(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     till, other = await testbed.processes(2, "till")
-    shared, other_lock = await lock(till, redis, ttl=0.4), await lock(other, redis, ttl=30.0)
+    shared, other_lock = await lock(till, redis, ttl=0.3), await lock(other, redis, ttl=30.0)
 
     first = await shared.acquire(timeout=1.0)
     second = await shared.acquire(timeout=3.0)
     assert await first.release() is False, "a late release took the next lease of its own process for its own"
-    if await second.fetch("valid_for") > 0.2:  # otherwise this machine was too slow to say
+    if await second.fetch("valid_for") > 0.15:  # otherwise this machine was too slow to say
         await refused(testbed, other_lock, "the second lease holds the lock, and the first was released late")
 
     third = await shared.acquire(timeout=3.0)
-    with testbed.raises("LockLost"):
-        await second.extend()
-    if await third.fetch("valid_for") > 0.2:
+    await lost(testbed, second, "while the next lease holds the lock")
+    if await third.fetch("valid_for") > 0.15:
         assert await third.release() is True, "the third lease was lost when the second was extended late"
 
 
@@ -262,37 +269,31 @@ async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     mine, other = await testbed.processes(2, "till")
-    my_lock, other_lock = await lock(mine, redis, ttl=0.4), await lock(other, redis, ttl=30.0)
+    my_lock, other_lock = await lock(mine, redis, ttl=0.3), await lock(other, redis, ttl=30.0)
     lease = await my_lock.acquire(timeout=1.0)
     token, acquired = lease.token, lease.operation
 
-    while testbed.history.now() < acquired.start + 0.5:  # longer than one lease, so only extending explains it
+    while testbed.history.now() < acquired.start + 0.35:  # longer than one lease, so only extending explains it
         await lease.extend()
         extended = testbed.history.operations("extend")[-1]
         valid = await lease.fetch("valid_for")
         elapsed = testbed.history.now() - extended.start
-        assert valid <= 0.4, f"extended by 0.4 s, the lease says it is valid for {valid:.3f} s"
-        if elapsed < 0.2:  # otherwise this machine was too slow to say
+        assert valid <= 0.3, f"extended by 0.3 s, the lease says it is valid for {valid:.3f} s"
+        if elapsed < 0.15:  # otherwise this machine was too slow to say
             assert valid > 0, "extended a moment ago, the lease says it is not valid"
             await refused(testbed, other_lock, "till-1 has just extended")
     assert await lease.fetch("token") == token, "extending changed the token"
 
-    with testbed.within(0.45, "the extended lock of a dead holder was free"):
+    with testbed.within(0.35, "the extended lock of a dead holder was free"):
         successor = await other_lock.acquire(timeout=3.0)
-    with testbed.raises("LockLost"):
-        await lease.extend()
+    await lost(testbed, lease, "while somebody else holds the lock")
     assert await lease.fetch("valid_for") == 0, "a lost lease says that it is valid"
     assert await successor.release() is True, "extending a lost lease took the lock from its new holder"
-    with testbed.raises("LockLost"):
-        await successor.extend()
+    await lost(testbed, successor, "after it was released")
 
     late = await my_lock.acquire(timeout=1.0)
     await (await other_lock.acquire(timeout=3.0)).release()
-    try:
-        with testbed.raises("LockLost"):
-            await late.extend()
-    except Broken as error:
-        raise Broken(f"extended after somebody else had had the lock: {error}", error.witness) from error
+    await lost(testbed, late, "after somebody else had had the lock")
     await (await other_lock.acquire(timeout=0)).release()
 
 
@@ -329,7 +330,7 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
 
     Look: who frees a lock whose holder never comes back, and how a waiter notices.
     """
-    ttl = 0.7
+    ttl = 0.6
     redis = await testbed.redis()
     doomed, heir = await testbed.processes(2, "till")
     doomed_lock, heir_lock = await lock(doomed, redis, ttl=ttl), await lock(heir, redis, ttl=ttl)
@@ -518,8 +519,7 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
     early = await early_lock.acquire(timeout=1.0)
 
     await asyncio.gather(servers[1].kill(), servers[2].kill())
-    with testbed.raises("LockLost"):
-        await early.extend()
+    await lost(testbed, early, "with two of three servers dead")
     with testbed.within(0.8, "an acquire with a timeout of 0.3 s had given up"), testbed.raises("LockUnavailable"):
         await my_lock.acquire(timeout=0.3)
 
@@ -548,7 +548,7 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
         for number, way in enumerate(ways):
             if number != near:
                 testbed.inject(way, Latency(0.01), Direction.BOTH)
-        for _ in range(3):
+        for _ in range(2):
             lease = await contender.acquire(timeout=8.0)
             got = lease.operation
             await servers[0].truth.incr("sold")
@@ -559,4 +559,4 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
         for near in range(3):
             sale.create_task(sell(near))
 
-    mutual_exclusion(held, at_least=9)
+    mutual_exclusion(held, at_least=6)

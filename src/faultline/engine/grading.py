@@ -1,8 +1,8 @@
 """Grades one solution: runs a module's checks under pytest, each on a testbed of its own, and says what came out.
 
 pytest finds the checks and explains their asserts; everything else is here. A check is a coroutine function that
-takes a `Testbed`. Its docstring is read by the learner: the first line is the promise, a paragraph that begins
-with `Look:` says where to look when it is broken.
+takes a `Testbed`, and parameters if it is parametrized. Its docstring is read by the learner: the first line is the
+promise, a paragraph that begins with `Look:` says where to look when it is broken.
 """
 
 import asyncio
@@ -29,8 +29,31 @@ from faultline.testbed.nursery import Nursery
 from faultline.testbed.speed import contention
 from faultline.testbed.testbed import Solution
 
+# Plugins of pytest that a check has no use for; without them a run begins and ends a third sooner.
+_UNUSED = [
+    "cacheprovider",
+    "debugging",
+    "doctest",
+    "faulthandler",
+    "junitxml",
+    "legacypath",
+    "logging",
+    "monkeypatch",
+    "pastebin",
+    "recwarn",
+    "setuponly",
+    "setupplan",
+    "stepwise",
+    "subtests",
+    "threadexception",
+    "tmpdir",
+    "unittest",
+    "unraisableexception",
+    "warnings",
+]
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)  # not `Exception`s for Python
 
+AT_ONCE = 2  # checks; they mostly wait, and each has servers and processes of its own
 SAME = 0.1  # two times that differ by less than this share are the same
 
 
@@ -55,10 +78,6 @@ class Grader:
     nursery: Nursery
     trouble: list[str] = field(default_factory=list)
 
-    @pytest.fixture
-    def testbed(self) -> None:
-        """Filled in by `pytest_pyfunc_call`, inside the event loop."""
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A checks.py that cannot be imported is our error."""
         if report.failed:
@@ -73,31 +92,33 @@ class Grader:
             items[:] = [item for item in items if _name(item) in self.request.only]
         self.emit(Began(self.request.seed, [_name(item) for item in items]))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool:
-        """Judge one check; pytest itself sees it pass, the verdict goes out as an event."""
-        began = time.monotonic()
-        check = _name(pyfuncitem)
-        attempt = asyncio.run(self._judge(check, pyfuncitem))
-        promise, look = _learner_facing(pyfuncitem.function)
-        self.emit(
-            Judged(
-                check=check,
-                promise=promise,
-                verdict=attempt.verdict,
-                seconds=round(time.monotonic() - began, 3),
-                seen=attempt.seen,
-                picture=attempt.picture,
-                look=look,
-                printed=attempt.printed,
-            )
-        )
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Judge the checks, `AT_ONCE` at a time, and tell the verdicts in the order of the checks."""
+        if not self.trouble:
+            asyncio.run(self._judge_all([item for item in session.items if isinstance(item, pytest.Function)]))
         return True
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """What breaks outside the check's own body is our error."""
-        if report.failed:
-            self.trouble.append(f"{report.nodeid} broke in {report.when}:\n{report.longreprtext}")
+    async def _judge_all(self, items: list[pytest.Function]) -> None:
+        free = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for judged in [group.create_task(self._judged(item, free)) for item in items]:
+                self.emit(await judged)
+
+    async def _judged(self, item: pytest.Function, free: asyncio.Semaphore) -> Judged:
+        async with free:
+            began = time.monotonic()
+            attempt = await self._judge(_name(item), item)
+        promise, look = _learner_facing(item.function)
+        return Judged(
+            check=_name(item),
+            promise=promise,
+            verdict=attempt.verdict,
+            seconds=round(time.monotonic() - began, 3),
+            seen=attempt.seen,
+            picture=attempt.picture,
+            look=look,
+            printed=attempt.printed,
+        )
 
     async def _judge(self, check: str, item: pytest.Function) -> _Attempt:
         first = await self._attempt(check, item, patience=1.0)
@@ -134,13 +155,8 @@ class Grader:
                 clone=_our_own(Clone.here()),
                 patience=patience,
             ) as opened:
-                arguments = {
-                    name: opened if name == "testbed" else value
-                    for name, value in item.funcargs.items()
-                    if name in inspect.signature(item.obj).parameters
-                }
                 async with timer:
-                    await item.obj(**arguments)
+                    await item.obj(testbed=opened, **_parameters(item))
                 opened.prove_faults()
         except (Exception, *_OUTCOMES) as error:  # whatever a check or the learner's code raises becomes a verdict
             if opened is None:
@@ -154,7 +170,8 @@ class Grader:
 def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     """Run the checks; returns what kept them from being judged, or "". Call it in a process of its own."""
     grader = Grader(request, emit, Nursery.forked())
-    options = ["-p", "no:cacheprovider", "--import-mode=importlib", "--noconftest", "-c", os.devnull, "--rootdir"]
+    without = [option for name in _UNUSED for option in ("-p", f"no:{name}")]
+    options = [*without, "--import-mode=importlib", "--noconftest", "-c", os.devnull, "--rootdir"]
     noise = io.StringIO()
     with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
         status = pytest.main([*options, request.root, request.checks], plugins=[grader])
@@ -172,6 +189,11 @@ def _our_own(clone: Clone) -> Clone:
 
 def _name(item: pytest.Item) -> str:
     return item.name.removeprefix("test_")
+
+
+def _parameters(item: pytest.Function) -> dict[str, Any]:
+    """What `@pytest.mark.parametrize` gives this check; there are no fixtures but the testbed."""
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
 def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:

@@ -111,7 +111,7 @@ class DistributedLock:
         )
         self._clock = clock
         self._chance = chance or random.SystemRandom()  # forked contenders must not move in step
-        self._announced = self._taken_until = -math.inf
+        self._taken_until = -math.inf
         self._turn = asyncio.Lock()  # one task of this object waits at the servers, the others behind it
 
     async def acquire(self, timeout: float) -> Lease:
@@ -158,7 +158,7 @@ class DistributedLock:
         except TimeoutError:
             return None
         if queued:
-            free_in = self._free_in_by_now()
+            free_in = self._taken_until - self._clock()  # most likely by the one before us: no need to ask
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - self._clock() + OVERTIME):
@@ -166,11 +166,6 @@ class DistributedLock:
         finally:
             self._turn.release()
         return None
-
-    def _free_in_by_now(self) -> float:
-        """When it is our turn, the one before us has the lock: no need to ask, if the servers know that one waits."""
-        now = self._clock()
-        return self._taken_until - now if now - self._announced < WAITING_MS / 2000 else 0.0
 
     async def _try_again(self, claim: Claim, free_in: float | None, deadline: float) -> Lease | None:
         began, tries = self._clock(), 1
@@ -206,7 +201,4 @@ class DistributedLock:
             return self._chance.uniform(0, SPLIT)
         if await self._servers.settle(claim, within=OVERTIME):
             return 0.0  # the holder may have been one of them
-        if len(answers) > 1 or answers[0] is None:
-            return None
-        self._announced = sent if waits else self._announced
-        return -answers[0] / 1000
+        return -answers[0] / 1000 if len(answers) == 1 and answers[0] is not None else None

@@ -61,6 +61,7 @@ class Nursery:
         self._watchers: dict[int, OnExit] = {}
         self._count = 0
         self._dead = False
+        self._attached = 0
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
@@ -77,13 +78,17 @@ class Nursery:
         return cls(ours, pid)
 
     def attach(self) -> None:
-        """Begin to listen, on the running loop; each check has a loop of its own."""
-        self._one_at_a_time = asyncio.Lock()
-        asyncio.get_running_loop().add_reader(self._control, self._hear)
+        """Begin to listen, on the running loop; several testbeds of one loop may share the nursery."""
+        self._attached += 1
+        if self._attached == 1:
+            self._one_at_a_time = asyncio.Lock()
+            asyncio.get_running_loop().add_reader(self._control, self._hear)
 
     def detach(self) -> None:
-        """Stop listening; the processes are the testbed's to end."""
-        asyncio.get_running_loop().remove_reader(self._control)
+        """Stop listening when the last testbed leaves; the processes are the testbeds' to end."""
+        self._attached -= 1
+        if self._attached == 0:
+            asyncio.get_running_loop().remove_reader(self._control)
 
     def close(self) -> None:
         """End the nursery itself."""
@@ -130,10 +135,7 @@ class Nursery:
                 self._watchers.pop(number)(code)
             case Born(number, pid):
                 born = self._births.pop(number)
-                if born.done():  # whoever wanted it has given up
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                else:
+                if not born.done():  # otherwise whoever wanted it has hung up, so it leaves by itself
                     born.set_result(pid)
             case Stillborn(number, why):
                 del self._watchers[number]
