@@ -145,7 +145,7 @@ class Nursery:
 
     def _lose(self) -> None:
         self._dead = True
-        self.detach()
+        asyncio.get_running_loop().remove_reader(self._control)
         for born in self._births.values():
             if not born.done():
                 born.set_exception(self._death())

@@ -1,15 +1,7 @@
 """Real servers, a proxy before each, and clients that go through it."""
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +9,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from faultline.components import Supervisor
 from faultline.components.proxy import FaultProxy
 
-NOBODY = 65534
 DEADLINE = 20.0
 ONCE = Retry(NoBackoff(), 0)
 
@@ -28,37 +20,22 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 Connect = Callable[[], Awaitable[tuple[End, End]]]
 
 
-@pytest.fixture(scope="session")
-def redis_port() -> Iterator[int]:
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    async with Supervisor(tmp_path / "servers") as supervisor:
+        yield supervisor
+
+
+@pytest.fixture
+async def redis_port(supervisor: Supervisor) -> int:
     """A Redis (or Valkey) of our own."""
-    program = shutil.which("valkey-server") or shutil.which("redis-server")
-    assert program, "no valkey-server or redis-server on PATH"
-    port = _free_port()
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", tempfile.gettempdir()]
-    with _running(command, port):
-        yield port
+    return (await supervisor.start("redis")).port
 
 
-@pytest.fixture(scope="session")
-def postgres_port() -> Iterator[int]:
-    """A PostgreSQL of our own, not run by root, which it refuses."""
-    folder = Path(tempfile.mkdtemp(prefix="proxy-test-"))
-    demoted: list[str] = []
-    if os.getuid() == 0:
-        os.chown(folder, NOBODY, NOBODY)
-        demoted = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    data, port = str(folder / "data"), _free_port()
-    initdb = ["initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"]
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    try:
-        subprocess.run([*demoted, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        with _running([*demoted, "postgres", "-D", data, *options], port):
-            _until(lambda: subprocess.run(probe, check=False).returncode == 0)
-            yield port
-    finally:
-        shutil.rmtree(folder)
+@pytest.fixture
+async def postgres_port(supervisor: Supervisor) -> int:
+    """A PostgreSQL of our own."""
+    return (await supervisor.start("postgres", settings={"fsync": False})).port
 
 
 @pytest.fixture
@@ -129,32 +106,3 @@ def until() -> Until:
                 await asyncio.sleep(0.001)
 
     return until
-
-
-@contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
-    try:
-        _until(lambda: process.poll() is not None or _listens(port))
-        assert process.poll() is None, f"{command} exited with {process.returncode}"
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)  # to PostgreSQL: without waiting for its clients
-        process.wait(DEADLINE)
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "a server did not get ready in time"
-        time.sleep(0.01)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 _PATIENCE = 0.18  # with one answer: what takes longer than 0.15 s need not count
 _OVERTIME = 0.47  # for taking back what the last try has left, measured from the end of the timeout
-_TRY = 0.11  # seconds that a try has to pay for: it sends five commands, and a second has room for fifty
+_TRY = 0.12  # seconds that a try has to pay for: it sends five commands, and a second has room for fifty
 
 Question = Callable[[Redis], Awaitable[float]]
 Answer = float | None  # above 0 is a yes, None is silence
@@ -179,7 +179,7 @@ def _pause(answers: list[Answer]) -> float:
     if len(answers) > 1:
         return random.uniform(0.02, 0.16)
     expires = 0.001 - answers[0] if answers[0] is not None else 1.0
-    return min(random.uniform(0.1, 0.16), expires)
+    return min(random.uniform(0.12, 0.17), expires)
 
 
 async def _answer(client: Redis, question: Question, within: float) -> Answer:

@@ -35,7 +35,8 @@ redis.call('SET', leases .. id, '', 'PX', ttl)
 redis.call('HSET', state, 'holder', id)
 return redis.call('HINCRBY', state, 'token', 1)
 """
-_PATIENCE = 0.22  # with the servers: what takes longer than 0.15 s need not count
+_PATIENCE = 0.27  # with the servers when something is asked for; a new connection takes some answers more
+_FREEING = 0.17  # with the servers when something is given back; both together make a call's last half second
 
 Question = Callable[[Redis], Awaitable[Any]]
 Votes = list[int | None]  # above 0 is a yes, None is silence
@@ -64,11 +65,12 @@ class _Servers:
     async def take(self, identity: str, given_up: list[str]) -> Votes:
         """Take the lock, and back what earlier tries of the same caller may have taken."""
         arguments = (self._state, self._leases, identity, self._ms, *given_up)
-        return await self._ask(lambda client: client.eval(_TAKE, 2, *arguments), soon=self.ttl / 5)
+        return await self._ask(lambda client: client.eval(_TAKE, 2, *arguments), _PATIENCE, self.ttl / 5)
 
     async def extend(self, identity: str) -> bool:
         key = self._leases + identity
-        return self.granted(await self._ask(lambda client: client.set(key, "", px=self._ms, xx=True), self.ttl / 5))
+        votes = await self._ask(lambda client: client.set(key, "", px=self._ms, xx=True), _PATIENCE, self.ttl / 5)
+        return self.granted(votes)
 
     async def free(self, identities: list[str]) -> Votes:
         """End these leases, and wake a waiter."""
@@ -84,7 +86,7 @@ class _Servers:
                 both.pexpire(self._wake, 1000)
                 return (await both.execute())[0]
 
-        return await self._ask(free, soon=_PATIENCE)
+        return await self._ask(free, _FREEING, _FREEING)
 
     async def woken(self, at_most: float) -> None:
         """Wait until a release wakes us, but for about 0.1 seconds only, and ask no silent server for longer."""
@@ -92,18 +94,18 @@ class _Servers:
             async with asyncio.timeout(min(0.35, at_most)):
                 await self._clients[0].blpop([self._wake], timeout=0.1)
 
-    async def _ask(self, question: Question, soon: float) -> Votes:
-        """What the servers say; once a majority says yes, the others have only until `soon` seconds have passed."""
+    async def _ask(self, question: Question, within: float, soon: float) -> Votes:
+        """What the servers say `within` seconds, or, once a majority says yes, within `soon` if that is less."""
         votes: Votes = [None] * len(self._clients)
         asked = asyncio.get_running_loop().time()
 
         async def vote(voter: int, limit: asyncio.Timeout) -> None:
             votes[voter] = await _answer(self._clients[voter], question)
             if self.granted(votes) and not limit.expired():
-                limit.reschedule(asked + min(soon, _PATIENCE))
+                limit.reschedule(asked + min(soon, within))
 
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE) as limit, asyncio.TaskGroup() as group:
+            async with asyncio.timeout(within) as limit, asyncio.TaskGroup() as group:
                 for voter in range(len(votes)):
                     group.create_task(vote(voter, limit))
         return votes
