@@ -216,8 +216,8 @@ async def main() -> bool:
             client = Redis(
                 host=server.host,
                 port=server.port,
-                socket_timeout=1,
-                socket_connect_timeout=1,
+                socket_timeout=0.25,
+                socket_connect_timeout=0.25,
                 retry=Retry(NoBackoff(), 0),
             )
             blocking = redis.Redis(host=server.host, port=server.port)

@@ -21,7 +21,9 @@ def clone_with_module(root: Path) -> list[str]:
     (root / "sandbox").mkdir()
     (root / "sandbox" / "roadmap.toml").symlink_to(ROOT / "sandbox" / "roadmap.toml")
     module = root / "sandbox" / "redis-learning" / "01-basic-operations"
-    found = {match["path"]: match["text"] for match in FILE.finditer((ROOT / "docs" / "adding-a-module.md").read_text())}
+    found = {
+        match["path"]: match["text"] for match in FILE.finditer((ROOT / "docs" / "adding-a-module.md").read_text())
+    }
     for name, text in found.items():
         path = module / name
         path.parent.mkdir(parents=True, exist_ok=True)

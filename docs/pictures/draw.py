@@ -28,10 +28,8 @@ def main() -> None:
     mutant = next(mutant for mutant in chosen.mutants if mutant.name == "get, then delete")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "lock.py").write_text(chosen.mutated(mutant))
-        shown = in_terminal(
-            ["./lab", "check", "redis/05", "--solution", folder, "--seed", "7", "--only", "grants_and_releases"]
-            + ["--only", "late_holder_is_visible", "--only", "only_the_owner_releases"]
-        )
+        only = [f"--only={check}" for check in ("grants_and_releases", "late_holder_is_visible", *mutant.caught_by)]
+        shown = in_terminal(["./lab", "check", "redis/05", "--solution", folder, "--seed", "7", *only])
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi(shown.strip("\r\n")))
     svg = console.export_svg(title="./lab check redis/05", theme=MONOKAI)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def test_a_late_holder_writes_nothing(redis: Redis) -> None:
     fence = Fence(redis, "stock")
-    late = await DistributedLock([redis], "sale", 0.02).acquire(0)
+    late = await DistributedLock([redis], "sale", 0.1).acquire(5)
     holder = await DistributedLock([redis], "sale", 60.0).acquire(5)
 
     assert await fence.admit(late.token, "SET", "units", 50)

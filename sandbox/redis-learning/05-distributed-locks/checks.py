@@ -307,7 +307,7 @@ async def test_names_do_not_meet(testbed: Testbed) -> None:
     first = await (await lock(till, redis, ttl=30.0)).acquire(timeout=1.0)
 
     for key in await redis.truth.keys():
-        name = key.decode(errors="replace")
+        name = key.decode(errors="replace") if isinstance(key, bytes) else key
         assert name.startswith(SALE), f"the lock {SALE!r} uses the key {name!r}; every key starts with the lock's name"
         if name == SALE:
             continue  # that is the same lock
@@ -421,7 +421,7 @@ async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
     with testbed.raises("LockUnavailable"):
         gone = await scarce.acquire(timeout=0.3)
         raise Broken(
-            f"a ttl of 0.1 s was over before the answer came, yet a lease was handed out, valid for {gone.valid_for:.3f} s",
+            f"a ttl of 0.1 s was over before the answer, yet a lease was handed out, valid for {gone.valid_for:.3f} s",
             (gone.operation,),
         )
 

@@ -41,6 +41,7 @@ class Verb(Protocol):
 
     def run(self, args: argparse.Namespace, root: Path) -> int:
         """Do it, for the clone at `root`; return the exit code (0 passed, 1 failed, 2 environment, 3 unknown)."""
+        ...
 
 
 def _overview() -> str:

@@ -3,7 +3,7 @@
 PatternError
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
 └── LockLost               refused: the lease is over; what it protected must stop
-    └── LeaseUnconfirmed   unknown: the lease may have been extended; it is valid as long as `valid_for` says
+    └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
 """
 
 
@@ -22,5 +22,5 @@ class LockLost(PatternError):
 class LeaseUnconfirmed(LockLost):
     """Unknown: too few servers said whether the lease was extended.
 
-    What was granted before still counts: extending again is safe until `valid_for` is 0.
+    It counts as lost, until extending it again succeeds, which is safe to try.
     """

@@ -69,7 +69,7 @@ class Fence:
         if not name:
             raise ValueError("a fence needs a name: what it protects")
         self._client = client
-        self._key = f"{name}:fence"
+        self._key = f"{name}:admitted"
 
     async def admit(self, token: int, *command: str | float) -> bool:
         """Run the command unless a larger token has been here: False, and nothing changed, if one has.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from faultline.patterns.lock_servers import Claim, Servers
+    from faultline.patterns.lock_servers import Answers, Claim, Servers
 
 
-RELEASING = 2.0  # seconds that a release waits for servers that do not answer
-HURRY = 0.2  # the same, once it was cancelled
+RELEASING = 0.22  # seconds for servers that do not answer; as long again for what they were owed before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,7 @@ class Lease:
         """Seconds for which nobody else can get the lock, never negative.
 
         Counted down from `ttl` less the drift, from the moment before the request left this process: what acquiring or
-        extending took is gone already. 0.0 once released or known to be lost.
+        extending took is gone already. 0.0 once released, or once `extend` has raised `LockLost`.
         """
         return max(0.0, self._until - self._terms.clock())
 
@@ -72,30 +71,33 @@ class Lease:
         """Start a new full `ttl` with the same token, if the lease is still ours on the majority of the servers.
 
         Raises `LockLost` otherwise, and changes nothing that belongs to another holder. It is `LeaseUnconfirmed` when
-        too few servers answered to tell.
+        too few servers answered within 0.5 s to tell.
         """
-        sent = self._terms.clock()
-        answers = await self._servers.extend(self._claim, self._terms.milliseconds)
+        answers = await self._extend()
         if self._released:  # also while it was being extended
             raise LockLost(f"{self}: it was released; acquire again")
-        until = sent + self._terms.lifetime
-        if self._servers.agree(answers) and until > self._terms.clock():
-            self._until = max(self._until, until)
-        elif self._servers.refuse(answers):
-            self._until = -math.inf
+        if self._servers.agree(answers) and self.valid_for:
+            return
+        self._until = -math.inf
+        if self._servers.refuse(answers):
             raise LockLost(f"{self}: it ran out or somebody else has it; stop, and acquire again")
-        else:
-            heard = sum(answer is not None for answer in answers)
-            raise LeaseUnconfirmed(
-                f"{self}: {heard} of {len(answers)} servers said in time whether it was extended; "
-                f"valid for another {self.valid_for:.3f} s; {self._servers.describe(self._claim)}"
-            )
+        raise LeaseUnconfirmed(
+            f"{self}: {sum(answer is not None for answer in answers)} of {len(answers)} servers said in time whether "
+            f"it was extended; stop, and extend again or acquire; {self._servers.describe(self._claim)}"
+        )
+
+    async def _extend(self) -> Answers:
+        sent = self._terms.clock()
+        answers = await self._servers.extend(self._claim, self._terms.milliseconds)
+        if self._servers.agree(answers) and not self._released:
+            self._until = max(self._until, sent + self._terms.lifetime)
+        return answers
 
     async def release(self) -> bool:
         """Free the lock at once: True if it was still ours (on the majority of the servers), False if not.
 
         Never frees what another holder has got meanwhile. Raises nothing for servers that do not answer, and waits at
-        most 2 s for them: what they hold expires, unless the lock reaches them earlier. Released again, it is False.
+        most 0.5 s for them: what they hold expires, unless the lock reaches them earlier. Released again, it is False.
         """
         self._released = True
         self._until = -math.inf
@@ -103,7 +105,7 @@ class Lease:
             return self._servers.agree(await self._servers.give_back(self._claim, within=RELEASING))
         except asyncio.CancelledError:
             if self._claim.open:  # the request may not have left
-                await self._servers.give_back(self._claim, within=HURRY)
+                await self._servers.give_back(self._claim, within=RELEASING)
             raise
 
     @asynccontextmanager
@@ -139,18 +141,16 @@ class Lease:
         pause = self.valid_for - 2 * third
         while True:
             await asyncio.sleep(pause)
-            try:
+            answers: Answers = []
+            with suppress(TimeoutError):
                 async with asyncio.timeout(third):
-                    await self.extend()
-            except (LeaseUnconfirmed, TimeoutError):
-                pause = third / 3  # what is left may do for another try
-                continue
-            except LockLost:
-                pass
+                    answers = await self._extend()
+            if self._servers.refuse(answers):
+                self._until = -math.inf
             if limit.expired():
                 return
             limit.reschedule(loop.time() + self.valid_for)
-            pause = self.valid_for - 2 * third
+            pause = max(self.valid_for - 2 * third, third / 3)  # soon again, if too few have answered
 
     def __repr__(self) -> str:
         return f"lease {self._token} of lock {self._terms.name!r}"

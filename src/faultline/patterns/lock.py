@@ -7,7 +7,8 @@
 **Promise.** At most one lease of a name is valid at any time, as long as clocks run at the same speed within `drift`
 and servers lose nothing that they confirmed. On one server every token is larger than all before it, since the script
 that takes the lock also counts; the counter never expires. A lock that is released goes to a waiter at once, that of a
-dead holder within a tenth of its `ttl`. Whoever gives up, by timeout or by cancellation, gives back first.
+dead holder within a tenth of its `ttl` or 0.05 s. Servers that do not answer make no call longer than 0.5 s. Whoever
+gives up, by timeout or by cancellation, gives back first.
 
 **Not promised.** That the holder still runs, or knows that it lost: a process may stand still between any two
 instructions, whatever the clock said before the first. What the lock protects must itself refuse the smaller token
@@ -61,7 +62,9 @@ if TYPE_CHECKING:
 __all__ = ["DistributedLock", "Lease", "LockLost", "LockUnavailable"]
 
 BLOCK = 0.1  # seconds; Redis answers up to 0.1 s late, and the client's socket_timeout may be 0.25 s
-OVERTIME = 0.2  # seconds after the timeout for a last answer, and as long again to give back
+OVERTIME = 0.22  # seconds after the timeout for a last answer, and as long again to give back
+LISTEN = BLOCK + 0.12  # seconds; less is left of the lease: a blocking command might answer too late
+GLANCE = 0.05  # seconds between looks at such a lease
 RETRY = (0.04, 0.12)  # seconds, at random, where nobody wakes us
 SPLIT = 0.03  # seconds, at random from 0, after several asked at once and nobody got the majority
 TRIES_PER_SECOND = 25  # each of two commands
@@ -76,7 +79,7 @@ def machine_time() -> float:
 class DistributedLock:
     """At most one valid lease for a name at any time.
 
-    The clients are the caller's: `decode_responses` as they like, `socket_timeout` 0.25 s or more.
+    The clients are the caller's: with `decode_responses` or without; `socket_timeout` 0.25 s or more.
     """
 
     def __init__(
@@ -181,11 +184,10 @@ class DistributedLock:
 
     async def _pause(self, free_in: float | None, left: float, too_early: float) -> None:
         """Until the lock may be free: its holder wakes us, or the lease ends, or at random where nobody can say."""
-        if free_in is not None and free_in > BLOCK and await self._servers.wake(min(BLOCK, left)):
+        if free_in is not None and free_in > LISTEN and await self._servers.wake(min(BLOCK, left)):
             return
-        if free_in is None or free_in > BLOCK:
-            free_in = self._chance.uniform(*RETRY)
-        await asyncio.sleep(min(left, max(free_in, too_early)))
+        pause = self._chance.uniform(*RETRY) if free_in is None or free_in > LISTEN else min(free_in, GLANCE)
+        await asyncio.sleep(min(left, max(pause, too_early)))
 
     async def _try(self, claim: Claim, *, waits: bool) -> Lease | float | None:
         """The lease, or the seconds until the lock may be free, or None where nobody can say."""

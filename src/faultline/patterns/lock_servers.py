@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     """By server: above 0 for yes, otherwise no; None where no answer came."""
 
 FOR_NOW, FOR_GOOD = 0, VOID_MS  # how long to refuse an owner of whom a request may still be under way
+LONGEST = 0.5  # seconds that silent servers may keep a caller
 STRAGGLERS = 0.05  # seconds for servers whose answer changes nothing any more
 REMEMBERED = 16  # claims that a server could not be asked to take back; older ones have to expire
 BUSY, PERSISTENCE = 0.005, 400  # seconds until one of a client's connections may be free again, and how often to look
@@ -89,7 +90,7 @@ class Servers:
         return await self._ask(
             lambda server: self._run(server, claim, EXTEND, (self._keys.lease,), milliseconds),
             range(len(self._clients)),
-            within=max(milliseconds / 1000, STRAGGLERS),
+            within=LONGEST - STRAGGLERS,
         )
 
     async def give_back(self, claim: Claim, *, within: float) -> Answers:
@@ -98,7 +99,7 @@ class Servers:
         What a server cannot be asked for is remembered, and taken back when it answers another time.
         """
         try:
-            if len(self._clients) == 1 and within >= self.silence:
+            if len(self._clients) == 1 and self.silence <= LONGEST:
                 answers = [await self._give_back(0, claim, FOR_GOOD)]
             else:
                 held = self._among(claim.open)

@@ -29,23 +29,20 @@ class Held:
 def mutual_exclusion(held: Iterable[Held], *, at_least: int) -> None:
     """No two holders at once; `Vacuous` if fewer than `at_least` intervals were seen.
 
-    Intervals that only touch do not overlap. O(n log n) by the sweep over start times: an overlap exists iff one
-    exists between an interval and the one that reaches furthest before it.
+    Intervals that only touch do not overlap. O(n log n): if any two overlap, two neighbours in the order of their
+    starts do.
     """
     certain = (interval for interval in held if interval.end >= interval.start)
     ordered = sorted(certain, key=lambda interval: (interval.start, interval.end))
     if len(ordered) < at_least:
         raise Vacuous(f"only {len(ordered)} of {at_least} acquisitions were seen: too few to show exclusion")
-    furthest: Held | None = None
-    for interval in ordered:
-        if furthest is not None and interval.start < furthest.end:
+    for earlier, later in zip(ordered, ordered[1:], strict=False):
+        if later.start < earlier.end:
             raise Broken(
-                f"{furthest.holder} and {interval.holder} both held it, for "
-                f"{(min(furthest.end, interval.end) - interval.start) * 1000:.0f} ms",
-                (*furthest.shown_by, *interval.shown_by),
+                f"{earlier.holder} and {later.holder} both held it, for "
+                f"{(min(earlier.end, later.end) - later.start) * 1000:.0f} ms",
+                (*earlier.shown_by, *later.shown_by),
             )
-        if furthest is None or interval.end > furthest.end:
-            furthest = interval
 
 
 def any_window_rate(admitted: Sequence[float], *, limit: int, per: float, at_least: int) -> None:

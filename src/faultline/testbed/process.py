@@ -30,10 +30,10 @@ class Remote:
     method that runs over there (`await lease.release()`). `await lease.fetch("valid_for")` reads anew.
     """
 
-    def __init__(self, process: "LearnerProcess", ref: wire.Ref) -> None:
+    def __init__(self, process: "LearnerProcess", ref: wire.Ref, operation: Operation) -> None:
         self._process = process
         self._ref = ref
-        self.operation: Operation | None = None  # the call that brought it
+        self.operation = operation  # the call that brought it
 
     @property
     def process(self) -> "LearnerProcess":
@@ -143,9 +143,7 @@ class LearnerProcess:
 
     def _inbound(self, value: Any, operation: Operation) -> Any:
         if isinstance(value, wire.Ref):
-            remote = Remote(self, value)
-            remote.operation = operation
-            return remote
+            return Remote(self, value, operation)
         if isinstance(value, list):
             return [self._inbound(item, operation) for item in value]
         if isinstance(value, dict):
