@@ -15,7 +15,8 @@ The clients
     0.25 seconds or 5: keep your own time. A blocking command should ask for 0.1 seconds at most, for a server may
     be 0.1 seconds late with its "nothing came".
 The time a server has
-    An answer that takes up to 0.15 seconds counts, also with a timeout of 0. Servers that do not answer make no
+    On an open connection an answer that takes up to 0.15 seconds counts, also with a timeout of 0. Servers that do
+    not answer make no
     call longer than 0.5 seconds. Other errors of a server may count as no answer or be raised, as you like.
 The keys
     Every key (and channel) starts with the lock's `name`. Any number of processes make locks of the same name.
