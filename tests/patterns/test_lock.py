@@ -223,7 +223,7 @@ async def test_wake_ups_do_not_pile_up(redis: Redis) -> None:
     assert 0 < await redis.pttl(f"{NAME}:{{{NAME}}}:wake") <= 1000
 
 
-@pytest.mark.parametrize("ttl", [0.25, 0.6])
+@pytest.mark.parametrize("ttl", [0.25, 0.31, 0.33, 0.35, 0.6])
 async def test_the_lock_of_a_dead_holder_is_free_within_a_tenth_of_its_ttl(
     servers: Servers, server: Instance, redis: Redis, ttl: float
 ) -> None:
@@ -236,7 +236,7 @@ async def test_the_lock_of_a_dead_holder_is_free_within_a_tenth_of_its_ttl(
         await waiter.acquire(5)
         took = time.monotonic() - began
 
-    assert ttl <= took < 1.1 * ttl + 0.01 + lateness.seconds
+    assert ttl <= took < ttl + max(0.1 * ttl, 0.05) + lateness.seconds
 
 
 async def test_a_waiter_of_a_lease_that_is_always_about_to_end_sends_at_most_50_commands_a_second(
@@ -577,11 +577,12 @@ async def test_a_released_lease_is_over(redis: Redis) -> None:
 async def test_an_extension_that_meets_a_release_does_not_revive_the_lease(servers: Servers, server: Instance) -> None:
     proxy = await servers.proxy(server)
     lease = await DistributedLock([servers.client(proxy, timeout=5)], NAME, 60.0).acquire(0)
+    await lease.extend()
     answer = proxy.hold_reply(SCRIPT)
 
     extending = asyncio.create_task(lease.extend())
     await answer.reached(5)
-    await lease.release()
+    assert await lease.release() is True
     answer.release()
 
     with pytest.raises(LockLost, match="released"):
@@ -673,7 +674,7 @@ async def test_the_block_of_a_lease_that_is_lost_is_cancelled(redis: Redis) -> N
 
 
 async def test_the_block_ends_with_the_validity_when_the_server_is_silent(servers: Servers, server: Instance) -> None:
-    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 0.5).acquire(0)
+    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 0.25).acquire(5)
     await server.pause()
 
     async with measured_lateness() as lateness:
@@ -681,7 +682,7 @@ async def test_the_block_ends_with_the_validity_when_the_server_is_silent(server
         with pytest.raises(LockLost):
             async with lease.kept():
                 await asyncio.Event().wait()
-    assert time.monotonic() - began < 0.55 + lateness.seconds
+    assert time.monotonic() - began < 0.3 + lateness.seconds
 
 
 async def test_a_short_silence_is_survived(servers: Servers, server: Instance, until: Until) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -141,10 +141,7 @@ class Lease:
         pause = self.valid_for - 2 * third
         while True:
             await asyncio.sleep(pause)
-            answers: Answers = []
-            with suppress(TimeoutError):
-                async with asyncio.timeout(third):
-                    answers = await self._extend()
+            answers = await self._extend()
             if self._servers.refuse(answers):
                 self._until = -math.inf
             if limit.expired():
