@@ -1,10 +1,11 @@
-"""How slow this machine is right now: as a factor for budgets, and as seconds lost while something was timed."""
+"""How slow this machine is right now: as a factor for budgets, and as seconds by which it lets processes wake."""
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _BURN = 0.02  # seconds of processor time
 _NAP = 0.002  # seconds
@@ -28,14 +29,23 @@ async def contention() -> float:
 
 @dataclass(slots=True)
 class Lateness:
-    """Seconds by which this process has woken too late, added up."""
+    """By how much this process has woken too late, each time."""
 
-    seconds: float = 0.0
+    seen: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=10_000))  # instant, seconds
+
+    @property
+    def seconds(self) -> float:
+        """All of it together."""
+        return sum(late for _, late in self.seen)
+
+    def worst_since(self, start: float) -> float:
+        """Seconds by which the latest waking since that instant (`time.monotonic`) was late."""
+        return max((late for instant, late in self.seen if instant >= start), default=0.0)
 
 
 @contextlib.asynccontextmanager
 async def measured_lateness() -> AsyncIterator[Lateness]:
-    """A count of the seconds that this machine was late during the block, by a task that sleeps 5 ms at a time."""
+    """How late this machine lets a process wake during the block, by a task that sleeps 5 ms at a time."""
     lateness = Lateness()
     beat = asyncio.create_task(_beat(lateness))
     try:
@@ -46,8 +56,9 @@ async def measured_lateness() -> AsyncIterator[Lateness]:
 
 
 async def _beat(lateness: Lateness) -> None:
-    nap, usual = 0.005, 0.001
+    nap = 0.005
     while True:
         began = time.monotonic()
         await asyncio.sleep(nap)
-        lateness.seconds += max(0.0, time.monotonic() - began - nap - usual)
+        ended = time.monotonic()
+        lateness.seen.append((ended, ended - began - nap))
