@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from faultline.testbed import (
+    BlackHole,
     Broken,
     BudgetMissed,
     Direction,
@@ -551,20 +552,19 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
 async def test_one_majority_at_a_time(testbed: Testbed) -> None:
     """Of three tills, each nearest to another of three servers, one at a time has the lock, and all get their turns.
 
-    The votes are split one to one to one at first: every till reaches its own server 20 ms before the others.
+    At first each reaches only its own server: none may have the lock. Then every till reaches its own server 20 ms
+    before the others, so the votes are split one to one to one.
 
     Look: what two contenders do that have got one server each, and how they stop doing it at the same time.
     """
     servers = await testbed.redises(3)
     tills = await testbed.processes(3, "till")
+    ways = [[await testbed.proxy(server) for server in servers] for _ in tills]
+    locks = [await lock(till, *near, ttl=10.0) for till, near in zip(tills, ways, strict=True)]
+    far = [way for till, each in enumerate(ways) for server, way in enumerate(each) if server != till]
     held: list[Held] = []
 
-    async def sell(near: int) -> None:
-        ways = [await testbed.proxy(server) for server in servers]
-        contender = await lock(tills[near], *ways, ttl=10.0)
-        for number, way in enumerate(ways):
-            if number != near:
-                testbed.inject(way, Latency(0.01), Direction.BOTH)
+    async def sell(contender: Remote) -> None:
         for _ in range(3):
             lease = await turn(testbed, contender)
             for _ in range(20):  # a sale of a few milliseconds, so that two at once would meet
@@ -572,8 +572,14 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
             held.append(certainly_held(testbed, lease))
             await lease.release()
 
+    for way in far:
+        testbed.inject(way, BlackHole())
+    await asyncio.gather(*(refused(testbed, each, "each till is cut off from two of three servers") for each in locks))
+    for way in far:
+        way.proxy.heal()
+        testbed.inject(way, Latency(0.01), Direction.BOTH)
     async with asyncio.TaskGroup() as sale:
-        for near in range(3):
-            sale.create_task(sell(near))
+        for contender in locks:
+            sale.create_task(sell(contender))
 
     mutual_exclusion(held, at_least=9)
