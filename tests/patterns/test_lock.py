@@ -246,8 +246,8 @@ async def test_a_waiter_of_a_lease_that_is_always_about_to_end_sends_at_most_50_
 
     async def renew() -> None:
         while True:
-            await redis.set(f"{NAME}:{{{NAME}}}:lease", "somebody", px=60)
-            await asyncio.sleep(0.005)
+            await redis.set(f"{NAME}:{{{NAME}}}:lease", "somebody", px=10)
+            await asyncio.sleep(0.002)
 
     renewing = asyncio.create_task(renew())
     began = time.monotonic()

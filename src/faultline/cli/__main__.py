@@ -13,6 +13,7 @@ VERBS: dict[str, str] = {
     "up": "start the lab and show what is next; Ctrl-C stops it",
     "roadmap": "the tracker and the learning path, by what you have passed",
     "next": "the next module and the one command to type",
+    "plan": "the roadmap's weeks from a start date, moved on by what you have passed; also for a calendar",
     "start": "copy a module's starter to your workspace",
     "read": "a module's lesson, in the terminal",
     "run": "a module's example, on real servers",

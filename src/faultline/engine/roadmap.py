@@ -1,5 +1,6 @@
 """The roadmap as values: topics and modules as `sandbox/roadmap.toml` lists them, and what of it is built."""
 
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -17,6 +18,7 @@ _Document = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\.md$")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Stars = Annotated[int, msgspec.Meta(ge=1, le=5)]
 _Weeks = Annotated[float, msgspec.Meta(gt=0)]
+_WeekNumber = Annotated[int, msgspec.Meta(ge=1, le=99)]
 
 
 class CompletedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,11 +68,19 @@ class Topic(_TopicEntry, frozen=True, kw_only=True):
     modules: tuple[Module, ...]
 
 
+class Timeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First and last week of the topics that the roadmap puts into weeks, and how many weeks it expects in all."""
+
+    total: tuple[_WeekNumber, _WeekNumber]
+    topics: dict[_Slug, tuple[_WeekNumber, _WeekNumber]]
+
+
 class Roadmap(msgspec.Struct, frozen=True):
     """Everything there is to learn, in the roadmap's order."""
 
     completed: tuple[CompletedTopic, ...]
     topics: tuple[Topic, ...]
+    plan: Timeline
 
     @property
     def modules(self) -> tuple[Module, ...]:
@@ -80,6 +90,7 @@ class Roadmap(msgspec.Struct, frozen=True):
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: tuple[_TopicEntry, ...]
+    plan: Timeline
     completed: tuple[CompletedTopic, ...] = ()
 
 
@@ -92,10 +103,15 @@ def load(root: Path) -> Roadmap:
     sandbox = root / "sandbox"
     path = sandbox / "roadmap.toml"
     file = _decode(path, _File)
-    wrong = _contradiction(file)
+    wrong = _contradiction(file) or _wrong_week(file)
     if wrong:
         raise BadRoadmap(f"{path}: {wrong}; correct it there, or restore it with git checkout")
-    return Roadmap(file.completed, tuple(_topic(entry, sandbox) for entry in file.topics))
+    return Roadmap(file.completed, tuple(_topic(entry, sandbox) for entry in file.topics), file.plan)
+
+
+def planned_weeks(topic: _TopicEntry, timeline: Timeline, free: int) -> tuple[int, int]:
+    """The first and last week of a topic: the timeline's, else from week `free` on as long as it takes at most."""
+    return timeline.topics.get(topic.id, (free, free + ceil(topic.weeks[1]) - 1))
 
 
 def minutes(module: Module) -> int | None:
@@ -141,6 +157,23 @@ def _contradiction(file: _File) -> str | None:
     folders = [topic.folder for topic in file.topics]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     return twice and f"two topics have the folder {twice!r}"
+
+
+def _wrong_week(file: _File) -> str | None:
+    """What is wrong with the plan, in one sentence: each track's weeks rise in the order of its topics."""
+    least, most = file.plan.total
+    if least > most:
+        return f"plan.total is at least {least} and at most {most} weeks"
+    unknown = sorted(file.plan.topics.keys() - {topic.id for topic in file.topics})
+    if unknown:
+        return f"plan.topics names {unknown[0]!r}, which is no topic"
+    free = {"backend": 1, "frontend": 1}
+    for topic in file.topics:
+        first, last = planned_weeks(topic, file.plan, free[topic.track])
+        if not free[topic.track] <= first <= last:
+            return f"plan.topics.{topic.id} is week {first} to {last}, but week {free[topic.track]} is its track's next"
+        free[topic.track] = last + 1
+    return None
 
 
 def _topic(entry: _TopicEntry, sandbox: Path) -> Topic:

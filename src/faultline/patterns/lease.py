@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost
+from faultline.patterns.lock_servers import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -105,7 +106,7 @@ class Lease:
             return self._servers.agree(await self._servers.give_back(self._claim, within=RELEASING))
         except asyncio.CancelledError:
             if self._claim.open:  # the request may not have left
-                await self._servers.give_back(self._claim, within=RELEASING)
+                await self._servers.give_back(self._claim, within=LONGEST)
             raise
 
     @asynccontextmanager

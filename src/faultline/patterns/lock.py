@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING
 from faultline.patterns.errors import LockLost, LockUnavailable
 from faultline.patterns.lease import Lease, Terms
 from faultline.patterns.lock_scripts import WAITING_MS
-from faultline.patterns.lock_servers import Claim, Servers
+from faultline.patterns.lock_servers import LONGEST, Claim, Servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,16 +128,17 @@ class DistributedLock:
         """
         claim = Claim()
         deadline = self._clock() + timeout
-        lease, why = None, ""
         try:
             found = await self._try_first(claim, timeout)
             lease = found if isinstance(found, Lease) else await self._wait(claim, found, deadline)
-        finally:
-            if lease is None:
-                why = self._servers.describe(claim) or "others held it all the time"
-                if claim.open:
-                    await self._servers.give_back(claim, within=OVERTIME)
+        except BaseException:  # cancelled: nobody else would give it back
+            if claim.open:
+                await self._servers.give_back(claim, within=LONGEST)
+            raise
         if lease is None:
+            why = self._servers.describe(claim) or "others held it all the time"
+            if claim.open:
+                await self._servers.give_back(claim, within=OVERTIME)
             raise LockUnavailable(f"lock {self._terms.name!r}: not acquired within {timeout:g} s; {why}")
         return lease
 

@@ -21,10 +21,13 @@ from faultline.testbed.checkers import (
     mutual_exclusion,
     strictly_increasing,
 )
+from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, CannotRun, ProcessDied, Raised, TestbedError, Vacuous
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
+from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
 
@@ -34,6 +37,7 @@ __all__ = [
     "Broken",
     "BudgetMissed",
     "CannotRun",
+    "CompareAndSet",
     "Cut",
     "Direction",
     "Entry",
@@ -48,17 +52,25 @@ __all__ = [
     "ProcessDied",
     "ProxiedRedis",
     "Raised",
+    "Read",
     "RedisServer",
     "Refuse",
     "Remote",
     "Reset",
+    "Saw",
     "SlowDrip",
     "Testbed",
     "TestbedError",
     "Vacuous",
+    "Write",
+    "Wrote",
     "any_window_rate",
     "conservation",
+    "exactly_once",
+    "linearizable_register",
+    "monotonic_reads",
     "mutual_exclusion",
+    "read_your_writes",
     "strictly_increasing",
     "timeline",
 ]
