@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Run every stage, also after a failure; 0 if all passed."""
+    # Who starts us in the background may have Ctrl-C ignored, and every program below would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     paint = Paint.for_()
     wanted = [
         stage for stage in STAGES if (args.full or not stage.full_only) and (not args.only or stage.name in args.only)
