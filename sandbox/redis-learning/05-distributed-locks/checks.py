@@ -560,7 +560,7 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
     servers = await testbed.redises(3)
     tills = await testbed.processes(3, "till")
     ways = [[await testbed.proxy(server) for server in servers] for _ in tills]
-    locks = [await lock(till, *near, ttl=10.0) for till, near in zip(tills, ways, strict=True)]
+    locks = [await lock(till, *near, ttl=2.0) for till, near in zip(tills, ways, strict=True)]
     far = [way for till, each in enumerate(ways) for server, way in enumerate(each) if server != till]
     held: list[Held] = []
 
