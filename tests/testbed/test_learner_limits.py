@@ -64,6 +64,7 @@ CLOCKS = """
 DAYS = 2 * 86_400.0
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # learners use it all the same
 @pytest.mark.parametrize("offset", [DAYS, -DAYS])
 async def test_every_wall_clock_is_wrong_and_the_monotonic_one_is_right(on_testbed: OnTestbed, offset: float) -> None:
     async with on_testbed(CLOCKS) as testbed:
