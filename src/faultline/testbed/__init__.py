@@ -22,7 +22,7 @@ from faultline.testbed.checkers import (
     strictly_increasing,
 )
 from faultline.testbed.effects import exactly_once
-from faultline.testbed.errors import Broken, BudgetMissed, CannotRun, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.process import LearnerProcess, Remote
@@ -36,7 +36,6 @@ __all__ = [
     "BlackHole",
     "Broken",
     "BudgetMissed",
-    "CannotRun",
     "CompareAndSet",
     "Cut",
     "Direction",

@@ -3,8 +3,7 @@
 Exception
 ├── Raised             the learner's code raised; carries its type, bases, message and place
 ├── TestbedError       ours: the verdict becomes `error`, never `fail`
-│   ├── Vacuous        a fault did not hit, or a measurement could not have seen what must be absent
-│   └── CannotRun      this machine lacks what the check needs
+│   └── Vacuous        a fault did not hit, or a measurement could not have seen what must be absent
 └── AssertionError     the learner's: the verdict becomes `fail`
     ├── Broken         a promise does not hold; carries the operations that show it
     ├── ProcessDied    the learner's process ended by itself
@@ -38,10 +37,6 @@ class TestbedError(Exception):
 
 class Vacuous(TestbedError):
     """The check proved nothing: its fault did not hit."""
-
-
-class CannotRun(TestbedError):
-    """Something that the check needs is not on this machine; the message says what."""
 
 
 class Broken(AssertionError):
