@@ -504,7 +504,7 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
 
     Look: how many of the servers must agree, and what an exception from one of them means for the others.
     """
-    servers = await testbed.redises(3)
+    servers = await testbed.redises(3, durable=True)
     mine, other = await testbed.processes(2, "till")
     my_lock, other_lock = [await lock(till, *servers, ttl=10.0, hasty=True) for till in (mine, other)]
 
@@ -530,7 +530,7 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
 
     Look: what a try that was granted by too few servers has left on those that did grant it.
     """
-    servers = await testbed.redises(3)
+    servers = await testbed.redises(3, durable=True)
     mine, other = await testbed.processes(2, "till")
     my_lock, other_lock = await lock(mine, *servers, ttl=30.0), await lock(other, *servers, ttl=30.0)
     early_lock = await lock(mine, *servers, ttl=30.0, name="another-sale")
@@ -557,7 +557,7 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
 
     Look: what two contenders do that have got one server each, and how they stop doing it at the same time.
     """
-    servers = await testbed.redises(3)
+    servers = await testbed.redises(3, durable=True)
     tills = await testbed.processes(3, "till")
     ways = [[await testbed.proxy(server) for server in servers] for _ in tills]
     locks = [await lock(till, *near, ttl=2.0) for till, near in zip(tills, ways, strict=True)]

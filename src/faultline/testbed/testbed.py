@@ -114,9 +114,9 @@ class Testbed:
         self._stack.push_async_callback(truth.aclose)
         return RedisServer(instance, truth, self.history)
 
-    async def redises(self, count: int) -> list[RedisServer]:
+    async def redises(self, count: int, *, durable: bool = False) -> list[RedisServer]:
         """So many independent servers."""
-        return list(await asyncio.gather(*(self.redis() for _ in range(count))))
+        return list(await asyncio.gather(*(self.redis(durable=durable) for _ in range(count))))
 
     async def proxy(self, server: RedisServer) -> ProxiedRedis:
         """A way to the server on which faults can be put, and requests counted and held."""

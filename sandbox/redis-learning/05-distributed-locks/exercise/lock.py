@@ -16,8 +16,8 @@ The clients
     be 0.1 seconds late with its "nothing came".
 The time a server has
     On an open connection an answer that takes up to 0.15 seconds counts, also with a timeout of 0. Servers that do
-    not answer make no
-    call longer than 0.5 seconds. Other errors of a server may count as no answer or be raised, as you like.
+    not answer make no call longer than 0.5 seconds. Other errors of a server may count as no answer or be raised,
+    as you like.
 The keys
     Every key (and channel) starts with the lock's `name`. Any number of processes make locks of the same name.
     Locks of different names have nothing to do with each other, even if one is called like a key of the other.
@@ -118,6 +118,10 @@ class DistributedLock:
         on one idle server, a waiter has a lock within 0.25 seconds after its release, and within 10 % of the
         holder's ttl (or 0.05 seconds, if that is more) after the lease of a dead holder, whatever became of other
         waiters.
+
+        With several servers, contenders may split the votes so that nobody has the majority. They settle it between
+        them: three that each reach a server of their own 20 milliseconds before the others, and hold the lock for
+        some milliseconds, have three turns each within 8 seconds.
 
         Raises `LockUnavailable` no later than 0.5 seconds after the timeout. What a failed try has set it takes
         back from all servers that answer, so that nobody waits for it to expire. The same object may be asked
