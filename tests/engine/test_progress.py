@@ -290,7 +290,7 @@ def test_a_full_disk_is_said_and_what_was_recorded_stays(tmp_path: Path) -> None
 def test_a_read_only_folder_is_said_and_progress_is_still_read(tmp_path: Path) -> None:
     script = FILL.replace("< 5000", "< 20")
     run = f"{sys.executable} -c '{script}' {tmp_path}/progress.db"
-    ran = inside_a_small_disk(tmp_path, f"{run}\nmount -o remount,ro {tmp_path}\n{run}")
+    ran = inside_a_small_disk(tmp_path, f"{run}\nmount -o remount,bind,ro {tmp_path}\n{run}")
     first, said, counted = ran.stdout.splitlines()
     assert first == "20 20", ran.stderr
     assert "progress was not recorded, because the file or its folder is read-only" in said
