@@ -32,6 +32,18 @@ async def lock(till: LearnerProcess, *servers: At, ttl: float, name: str = SALE,
     return await till.new("DistributedLock", clients, name, ttl=ttl)
 
 
+async def turn(testbed: Testbed, contender: Remote, *, within: float = 3.0) -> Remote:
+    """The lock, which is free or soon will be; on a slow machine that may take its time."""
+    patience = within * testbed.patience
+    try:
+        return await contender.acquire(timeout=patience)
+    except Raised as error:
+        if "LockUnavailable" not in error.bases:
+            raise
+        seen = f"{contender.process.name} did not get its turn within {patience:g} s: {error}"
+        raise BudgetMissed(seen, promise="a turn", took=patience) from error
+
+
 async def refused(testbed: Testbed, other: Remote, when: str) -> None:
     """The lock is held: whoever asks once does not get it."""
     try:
@@ -63,22 +75,22 @@ async def test_grants_and_releases(testbed: Testbed) -> None:
     mine = await lock(here, redis, ttl=5.0)
     yours = await lock(there, redis, ttl=5.0)
 
-    lease = await mine.acquire(timeout=1.0)
+    lease = await turn(testbed, mine)
     assert type(lease.token) is int, f"the token is {lease.token!r}, not an int"
     assert 0 < lease.valid_for <= 5.0, f"a fresh lease of 5 s says it is valid for {lease.valid_for!r} s"
     await refused(testbed, yours, "till-1 holds the lock")
     another_sale = await lock(there, redis, ttl=5.0, name="another-sale")
-    assert await (await another_sale.acquire(timeout=0)).release() is True, "a lock of another name is not free"
+    assert await (await turn(testbed, another_sale)).release() is True, "a lock of another name is not free"
 
     first, second = await lease.release(), await lease.release()
     assert (first, second) == (True, False), f"release said {first}, then {second}; promised were True, then False"
     assert await lease.fetch("valid_for") == 0, "a released lease still says that it is valid"
 
-    block = await yours.acquire(timeout=0)
+    block = await turn(testbed, yours)
     assert (await block.__aenter__()).token == block.token, "`async with lease` does not give the lease"
     await refused(testbed, mine, "till-2 is inside `async with`")
     assert not await block.__aexit__(None, None, None), "__aexit__ must not swallow the block's exception"
-    await (await mine.acquire(timeout=0)).release()
+    await (await turn(testbed, mine)).release()
 
 
 async def test_refuses_bad_arguments(testbed: Testbed) -> None:
@@ -125,7 +137,7 @@ async def test_one_holder_at_a_time(testbed: Testbed) -> None:
     leases: list[Remote] = []
 
     async def sell(contender: Remote) -> None:
-        lease = await turn(testbed, contender)
+        lease = await turn(testbed, contender, within=8.0)
         leases.append(lease)
         await redis.truth.rpush("sold", lease.token)
         held.append(certainly_held(testbed, lease))
@@ -138,18 +150,6 @@ async def test_one_holder_at_a_time(testbed: Testbed) -> None:
     mutual_exclusion(held, at_least=100)
     by_time = sorted(leases, key=lambda lease: lease.operation.end or 0.0)
     strictly_increasing([(lease.token, lease.operation) for lease in by_time], what="token")
-
-
-async def turn(testbed: Testbed, contender: Remote) -> Remote:
-    """Wait for one's turn among many; on a slow machine that may take its time."""
-    patience = 8.0 * testbed.patience
-    try:
-        return await contender.acquire(timeout=patience)
-    except Raised as error:
-        if "LockUnavailable" not in error.bases:
-            raise
-        seen = f"{contender.process.name} did not get its turn within {patience:g} s: {error}"
-        raise BudgetMissed(seen, promise="a turn", took=patience) from error
 
 
 def certainly_held(testbed: Testbed, lease: Remote) -> Held:
@@ -171,10 +171,10 @@ async def test_late_holder_is_visible(testbed: Testbed) -> None:
     early, late, third = await testbed.processes(3, "till")
     early_lock = await lock(early, redis, ttl=0.3)
     late_lock, third_lock = await lock(late, redis, ttl=30.0), await lock(third, redis, ttl=30.0)
-    first = await early_lock.acquire(timeout=1.0)
+    first = await turn(testbed, early_lock)
 
     async with testbed.paused(early):
-        second = await late_lock.acquire(timeout=3.0)
+        second = await turn(testbed, late_lock)
     assert second.token > first.token, f"token {second.token} after {first.token}"
 
     assert await first.fetch("valid_for") == 0, "the lease ran out while its holder stood still, and says it is valid"
@@ -193,13 +193,13 @@ async def test_each_lease_stands_for_itself(testbed: Testbed) -> None:
     till, other = await testbed.processes(2, "till")
     shared, other_lock = await lock(till, redis, ttl=0.3), await lock(other, redis, ttl=30.0)
 
-    first = await shared.acquire(timeout=1.0)
-    second = await shared.acquire(timeout=3.0)
+    first = await turn(testbed, shared)
+    second = await turn(testbed, shared)
     assert await first.release() is False, "a late release took the next lease of its own process for its own"
     if await second.fetch("valid_for") > 0.15:  # otherwise this machine was too slow to say
         await refused(testbed, other_lock, "the second lease holds the lock, and the first was released late")
 
-    third = await shared.acquire(timeout=3.0)
+    third = await turn(testbed, shared)
     await lost(testbed, second, "while the next lease holds the lock")
     if await third.fetch("valid_for") > 0.15:
         assert await third.release() is True, "the third lease was lost when the second was extended late"
@@ -218,20 +218,20 @@ async def test_tokens_grow(testbed: Testbed) -> None:
     first, second = await lock(ahead, redis, ttl=0.2), await lock(behind, redis, ttl=0.2)
     leases: list[Remote] = []
 
-    async def turn(whose: Remote) -> Remote:
-        leases.append(await whose.acquire(timeout=3.0))
+    async def take(whose: Remote) -> Remote:
+        leases.append(await turn(testbed, whose))
         return leases[-1]
 
     for whose in (first, second, first, second):
-        await (await turn(whose)).release()
-    await turn(second)  # not released: it expires
-    await (await turn(first)).release()
+        await (await take(whose)).release()
+    await take(second)  # not released: it expires
+    await (await take(first)).release()
     await forget_what_expires(testbed, redis)
-    await (await turn(second)).release()
+    await (await take(second)).release()
     await redis.kill()
     await redis.restart()
-    await (await turn(second)).release()
-    await (await turn(first)).release()
+    await (await take(second)).release()
+    await (await take(first)).release()
 
     strictly_increasing([(lease.token, lease.operation) for lease in leases], what="token")
 
@@ -256,9 +256,9 @@ async def test_only_the_owner_releases(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     early_lock = await lock(early, way, ttl=0.25)
     late_lock, third_lock = await lock(late, redis, ttl=30.0), await lock(third, redis, ttl=30.0)
-    await (await early_lock.acquire(timeout=3.0)).release()  # connections and scripts are there from now on
+    await (await turn(testbed, early_lock)).release()  # connections and scripts are there from now on
 
-    lease = await early_lock.acquire(timeout=3.0)
+    lease = await turn(testbed, early_lock)
     before = way.requests
     assert await lease.release() is True, "an undisturbed release said that the lock was not its own"
     requests = way.requests - before
@@ -266,13 +266,13 @@ async def test_only_the_owner_releases(testbed: Testbed) -> None:
         raise Vacuous("a release sent no request through the proxy: nothing could be held back")
 
     for position in range(1, requests + 1):
-        lease = await early_lock.acquire(timeout=3.0)
+        lease = await turn(testbed, early_lock)
         hold = way.proxy.hold(lambda _: True, skip=position - 1)
         async with asyncio.TaskGroup() as late_release:
             release = late_release.create_task(lease.release())
             await hold.reached(5.0)
             testbed.history.note("network", f"request {position} of the release is held back")
-            successor = await late_lock.acquire(timeout=3.0)
+            successor = await turn(testbed, late_lock)
             hold.release()
             testbed.history.note("network", "and goes on")
             await release
@@ -288,7 +288,7 @@ async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
     redis = await testbed.redis()
     mine, other = await testbed.processes(2, "till")
     my_lock, other_lock = await lock(mine, redis, ttl=0.3), await lock(other, redis, ttl=30.0)
-    lease = await my_lock.acquire(timeout=1.0)
+    lease = await turn(testbed, my_lock)
     token, acquired = lease.token, lease.operation
 
     while testbed.history.now() < acquired.start + 0.35:  # longer than one lease, so only extending explains it
@@ -303,16 +303,16 @@ async def test_extend_keeps_only_what_is_ours(testbed: Testbed) -> None:
     assert await lease.fetch("token") == token, "extending changed the token"
 
     with testbed.within(0.35, "the extended lock of a dead holder was free"):
-        successor = await other_lock.acquire(timeout=3.0)
+        successor = await turn(testbed, other_lock)
     await lost(testbed, lease, "while somebody else holds the lock")
     assert await lease.fetch("valid_for") == 0, "a lost lease says that it is valid"
     assert await successor.release() is True, "extending a lost lease took the lock from its new holder"
     await lost(testbed, successor, "after it was released")
 
-    late = await my_lock.acquire(timeout=1.0)
-    await (await other_lock.acquire(timeout=3.0)).release()
+    late = await turn(testbed, my_lock)
+    await (await turn(testbed, other_lock)).release()
     await lost(testbed, late, "after somebody else had had the lock")
-    await (await other_lock.acquire(timeout=0)).release()
+    await (await turn(testbed, other_lock)).release()
 
 
 async def test_names_do_not_meet(testbed: Testbed) -> None:
@@ -322,7 +322,7 @@ async def test_names_do_not_meet(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     till = await testbed.process("till-1")
-    first = await (await lock(till, redis, ttl=30.0)).acquire(timeout=1.0)
+    first = await turn(testbed, await lock(till, redis, ttl=30.0))
 
     for key in await redis.truth.keys():
         name = key.decode(errors="replace") if isinstance(key, bytes) else key
@@ -353,11 +353,11 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
     doomed, heir = await testbed.processes(2, "till")
     doomed_lock, heir_lock = await lock(doomed, redis, ttl=ttl), await lock(heir, redis, ttl=ttl)
 
-    await (await heir_lock.acquire(timeout=1.0)).release()
-    lost = await doomed_lock.acquire(timeout=1.0)
+    await (await turn(testbed, heir_lock)).release()
+    lost = await turn(testbed, doomed_lock)
     await doomed.kill()
     with testbed.within(1.1 * ttl, "the lock of a killed holder was free"):
-        lease = await heir_lock.acquire(timeout=2.5)
+        lease = await turn(testbed, heir_lock, within=2.5)
 
     kept = lease.operation.end - lost.operation.start
     assert kept > 0.98 * ttl, f"the lock was free {kept:.3f} s after it was asked for, its ttl is {ttl} s"
@@ -377,8 +377,8 @@ async def test_waiting_does_not_spin(testbed: Testbed) -> None:
         await lock(till, server, ttl=30.0) for till, server in ((holder, redis), (first, way), (second, way))
     ]
 
-    await (await waiting.acquire(timeout=1.0)).release()
-    lease = await held.acquire(timeout=1.0)
+    await (await turn(testbed, waiting)).release()
+    lease = await turn(testbed, held)
     before, began = way.requests, testbed.history.now()
     with testbed.within(1.1, "a wait of 0.6 s was over"), testbed.raises("LockUnavailable"):
         await waiting.acquire(timeout=0.6)
@@ -391,14 +391,14 @@ async def test_waiting_does_not_spin(testbed: Testbed) -> None:
     async with asyncio.TaskGroup() as tasks:
         for who in (doomed, waiting):
             before = way.requests
-            turn = tasks.create_task(outcome(who.acquire(timeout=5.0)))
+            waiter = tasks.create_task(outcome(who.acquire(timeout=5.0)))
             await testbed.until(
                 lambda before=before: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock"
             )
         await first.kill()
         await lease.release()
         with testbed.within(0.25, "the waiter had the released lock"):
-            got = await turn
+            got = await waiter
     if isinstance(got, Exception):
         raise got
 
@@ -422,12 +422,12 @@ async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
     till = await testbed.process("till-1")
     way = await testbed.proxy(redis)
     ample, scarce = await lock(till, way, ttl=2.0), await lock(till, way, ttl=0.1)
-    warm = await ample.acquire(timeout=1.0)
+    warm = await turn(testbed, ample)
     await warm.extend()
     await warm.release()
 
     testbed.inject(way, Latency(0.06), Direction.BOTH)
-    lease = await ample.acquire(timeout=3.0)
+    lease = await turn(testbed, ample)
     left = lease.valid_for
     assert left <= 1.88, f"of 2 s, 0.12 s went by on the network; the lease says {left:.3f} s are left"
     assert left > 0, "a lease without any time was handed out"
@@ -455,9 +455,9 @@ async def test_lost_answers_leave_nothing(testbed: Testbed) -> None:
     mine, other = await testbed.processes(2, "till")
     way = await testbed.proxy(redis)
     my_lock, other_lock = await lock(mine, way, ttl=30.0, hasty=True), await lock(other, redis, ttl=30.0)
-    await (await my_lock.acquire(timeout=1.0)).release()
+    await (await turn(testbed, my_lock)).release()
     before = way.requests
-    lease = await my_lock.acquire(timeout=0)
+    lease = await turn(testbed, my_lock, within=0.0)
     requests = way.requests - before
     await lease.release()
 
@@ -468,7 +468,7 @@ async def test_lost_answers_leave_nothing(testbed: Testbed) -> None:
         await lost.reached(5.0)
         testbed.history.note("network", f"the answer to request {position} of the try was held back")
         try:
-            lease = await other_lock.acquire(timeout=0.2)
+            lease = await other_lock.acquire(timeout=3.0)
         except Exception as error:
             raise Broken(
                 f"nobody holds the lock, the answer to request {position} of a try got lost, but acquiring it: {error}"
@@ -485,7 +485,7 @@ async def test_silence_keeps_nobody(testbed: Testbed) -> None:
     redis = await testbed.redis()
     till = await testbed.process("till-1")
     my_lock = await lock(till, redis, ttl=30.0)
-    lease = await my_lock.acquire(timeout=1.0)
+    lease = await turn(testbed, my_lock)
 
     async with testbed.paused(redis):
         with testbed.within(0.6, "extending at a silent server had failed"), testbed.raises("LockLost"):
@@ -509,7 +509,7 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
     my_lock, other_lock = [await lock(till, *servers, ttl=10.0, hasty=True) for till in (mine, other)]
 
     await servers[0].kill()
-    lease = await my_lock.acquire(timeout=3.0)
+    lease = await turn(testbed, my_lock)
     assert lease.valid_for > 0, "one server is dead, and a lease without any time was handed out"
     await refused(testbed, other_lock, "one server is dead, and till-1 holds the lock")
     await lease.extend()
@@ -518,7 +518,7 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
 
     await servers[0].restart()
     await servers[1].pause()
-    lease = await other_lock.acquire(timeout=3.0)
+    lease = await turn(testbed, other_lock)
     await refused(testbed, my_lock, "one server is silent, and till-2 holds the lock")
     assert await lease.release() is True, "one server is silent, and release said that the lock was not its own"
 
@@ -534,7 +534,7 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
     mine, other = await testbed.processes(2, "till")
     my_lock, other_lock = await lock(mine, *servers, ttl=30.0), await lock(other, *servers, ttl=30.0)
     early_lock = await lock(mine, *servers, ttl=30.0, name="another-sale")
-    early = await early_lock.acquire(timeout=1.0)
+    early = await turn(testbed, early_lock)
 
     await asyncio.gather(servers[1].kill(), servers[2].kill())
     await lost(testbed, early, "with two of three servers dead")
@@ -543,7 +543,7 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
 
     await servers[1].restart()
     try:
-        lease = await other_lock.acquire(timeout=1.0)
+        lease = await other_lock.acquire(timeout=3.0)
     except Exception as error:
         raise Broken(f"two of three servers are up and nobody holds the lock, but acquiring it: {error}") from error
     assert await lease.release() is True, "release said that the lock was not its own"
@@ -566,7 +566,7 @@ async def test_one_majority_at_a_time(testbed: Testbed) -> None:
 
     async def sell(contender: Remote) -> None:
         for _ in range(3):
-            lease = await turn(testbed, contender)
+            lease = await turn(testbed, contender, within=8.0)
             for _ in range(20):  # a sale of a few milliseconds, so that two at once would meet
                 await servers[0].truth.incr("sold")
             held.append(certainly_held(testbed, lease))
