@@ -114,7 +114,7 @@ async def test_carts_do_not_meet(testbed: Testbed) -> None:
     lines = {sku: count for count, sku in enumerate(skus, start=1)}
     await holds(first, lines, "after adding SKUs with odd letters")
 
-    names = {key.decode(errors="replace") for key in await redis.truth.keys()}
+    names = {text(key) for key in await redis.truth.keys()}
     ends = {name.partition("ann")[2] for name in names if "ann" in name}
     for user_id in ["bob", "ann:shoe", "ann:", "an", "*", *(f"ann{end}" for end in ends if end)]:
         other = await cart(shop, redis, user_id)
@@ -351,9 +351,7 @@ async def test_merge_is_one_step(testbed: Testbed) -> None:
             mine, guest = await cart(doomed, way), await cart(doomed, way, "guest")
             requests = await merge_requests(way, mine, guest, fresh)
             await fresh()
-            hold = (way.proxy.hold if when == "request" else way.proxy.hold_reply)(
-                lambda _: True, skip=position - 1
-            )
+            hold = (way.proxy.hold if when == "request" else way.proxy.hold_reply)(lambda _: True, skip=position - 1)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(outcome(mine.merge_from(guest)))
                 await hold.reached(5.0)
@@ -382,7 +380,7 @@ async def test_one_round_trip(testbed: Testbed) -> None:
         "add": lambda: mine.add("shoe", 2),
         "remove with a quantity": lambda: mine.remove("shoe", 1),
         "remove": lambda: mine.remove("shoe"),
-        "items": lambda: mine.items(),
+        "items": mine.items,
         "merge_from": lambda: mine.merge_from(guest),
     }
     for call in calls.values():
@@ -457,4 +455,9 @@ async def seconds_left(redis: RedisServer) -> dict[str, int]:
     keys = await redis.truth.keys()
     if not keys:
         raise Broken("something was put into a cart, and the server has no key")
-    return {key.decode(errors="replace"): await redis.truth.ttl(key) for key in keys}
+    return {text(key): await redis.truth.ttl(key) for key in keys}
+
+
+def text(key: bytes | str) -> str:
+    """A key as it can be read."""
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
