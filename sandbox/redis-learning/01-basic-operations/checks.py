@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from faultline.testbed import (
+    Age,
     Broken,
+    Direction,
     LearnerProcess,
     ProcessDied,
     ProxiedRedis,
+    Raised,
     RedisServer,
     Remote,
+    Reset,
     Testbed,
     Vacuous,
     conservation,
@@ -188,11 +192,36 @@ async def test_both_of_two_changes_count(testbed: Testbed) -> None:
 
 
 async def outcome(call: Awaitable[object]) -> object:
-    """What became of a call whose process may be killed meanwhile."""
+    """What became of a call that is disturbed."""
     try:
         return await call
-    except ProcessDied as error:
+    except (ProcessDied, Raised) as error:
         return error
+
+
+async def test_a_lost_answer_counts_once(testbed: Testbed) -> None:
+    """A change whose answer gets lost is made once, and not once more.
+
+    The connection is reset when the server has made the change and before its answer arrives; a new one works.
+
+    Look: what is sent again when no answer came, by you or by what you use.
+    """
+    redis = await testbed.redis()
+    here, there = await testbed.processes(2, "shop")
+    way = await testbed.proxy(redis)
+    mine, watched = await cart(here, way), await cart(there, redis)
+    await mine.add("shoe", 20)
+    await mine.remove("shoe", 1)
+
+    for what, change, promised in (
+        ("add('shoe', 4)", lambda: mine.add("shoe", 4), 23),
+        ("remove('shoe', 3)", lambda: mine.remove("shoe", 3), 20),
+    ):
+        lost = testbed.inject(way, Reset(after=0, ages=frozenset({Age.OPEN})), Direction.TO_CLIENT)
+        await outcome(change())
+        way.proxy.remove(lost)
+        await holds(watched, {"shoe": promised}, f"the answer to {what} got lost, and")
+        await mine.items()  # connected again
 
 
 async def test_no_line_below_one(testbed: Testbed) -> None:
@@ -400,7 +429,7 @@ async def test_one_round_trip(testbed: Testbed) -> None:
 
 
 async def test_lives_30_days_from_the_last_change(testbed: Testbed) -> None:
-    """Every change gives the cart 30 days from then on, and reading gives it nothing.
+    """Every change gives the cart 30 days from then on, and what changes nothing gives it nothing.
 
     Look: which of your calls write without setting the expiry, and which set it without writing.
     """
@@ -438,10 +467,19 @@ async def test_lives_30_days_from_the_last_change(testbed: Testbed) -> None:
                 f"after {what} the key {key!r} expires in {left:,} s; promised are {THIRTY_DAYS:,}"
             )
 
-    await grow_old(redis)
-    await mine.items()
-    for key, left in (await seconds_left(redis)).items():
-        assert left <= SOON, f"reading has moved the expiry of the key {key!r} to {left:,} s"
+    other = await cart(shop, redis)
+    for what, change in {
+        "reading": mine.items,
+        "removing a line that was not there": lambda: mine.remove("sock"),
+        "taking from a line that was not there": lambda: mine.remove("sock", 1),
+        "merging an empty cart": lambda: mine.merge_from(guest),
+        "merging the cart with itself": lambda: mine.merge_from(mine),
+        "merging the cart with itself, by another object,": lambda: mine.merge_from(other),
+    }.items():
+        await grow_old(redis)
+        await change()
+        for key, left in (await seconds_left(redis)).items():
+            assert left <= SOON, f"{what} has moved the expiry of the key {key!r} to {left:,} s, and changed nothing"
 
 
 async def grow_old(redis: RedisServer) -> None:

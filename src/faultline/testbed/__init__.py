@@ -4,6 +4,7 @@ A check in `sandbox/*/checks.py` takes a `Testbed` and imports from here only.
 """
 
 from faultline.components.faults import (
+    Age,
     Bandwidth,
     BlackHole,
     Cut,
@@ -32,6 +33,7 @@ from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
 
 __all__ = [
+    "Age",
     "Bandwidth",
     "BlackHole",
     "Broken",

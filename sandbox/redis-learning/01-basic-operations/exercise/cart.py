@@ -10,11 +10,14 @@ The server
     One Redis 7 or Valkey 8. Nothing but carts is in it.
 The client
     A `redis.asyncio.Redis` with `decode_responses=False` and redis-py's usual pool, made and closed by the caller and
-    shared by several carts. What it raises (a dead server) may reach the caller as it is.
+    shared by several carts. It does not retry, and neither does the cart: a call whose answer got lost has changed the
+    cart once or not at all. What the client raises (a dead server) reaches the caller as it is.
+One cart
+    An id and an SKU are text that UTF-8 can encode. A cart has 1,000 lines at most; nobody has to look.
 One round trip
-    Each call costs one round trip, however many lines the cart has: the client sends, the server answers, and nothing
-    is asked again. What a connection says at its beginning does not count, nor does the first call of each kind
-    (which may have to bring a script to the server).
+    No call costs more than one round trip, however many lines the cart has: the client sends, the server answers, and
+    nothing is asked again. What a connection says at its beginning does not count, nor does the first call of each
+    kind (which may have to bring a script to the server).
 The keys
     A cart expires 30 days (2,592,000 seconds) after it was last changed: every key that it has left is gone then. An
     empty cart leaves no key.
