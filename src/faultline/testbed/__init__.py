@@ -26,7 +26,9 @@ from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, 
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.process import LearnerProcess, Remote
+from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
@@ -35,6 +37,7 @@ __all__ = [
     "Bandwidth",
     "BlackHole",
     "Broken",
+    "Broker",
     "BudgetMissed",
     "CompareAndSet",
     "Cut",
@@ -44,9 +47,11 @@ __all__ = [
     "History",
     "Latency",
     "LearnerProcess",
+    "Noise",
     "Note",
     "Operation",
     "Outcome",
+    "OwnBroker",
     "PartialWrites",
     "ProcessDied",
     "ProxiedRedis",
@@ -55,6 +60,7 @@ __all__ = [
     "RedisServer",
     "Refuse",
     "Remote",
+    "Republisher",
     "Reset",
     "Saw",
     "SlowDrip",
