@@ -22,6 +22,7 @@ _CONFIGURATION = """
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 Dir::State "{folder}/state/";
+Dir::State::lists "{folder}/state/lists/";
 Dir::Cache "{folder}/cache/";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
@@ -64,6 +65,10 @@ class Package:
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
 
 
+class AptFailed(Unavailable):
+    """It may be that fresh package lists help."""
+
+
 class Apt:
     """What this machine's apt can bring."""
 
@@ -76,7 +81,7 @@ class Apt:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             return await self._bring(tested, folder, ())
-        except Unavailable:  # no lists, as in a fresh container, or lists older than the mirror
+        except AptFailed:  # no lists, as in a fresh container, or lists older than the mirror
             return await self._bring(tested, folder, await self._lists_of_ours())
 
     async def _bring(self, tested: Sequence[Package], folder: Path, options: Sequence[str]) -> list[Path]:
@@ -91,7 +96,7 @@ class Apt:
             await self._apt(["download", *names], options, folder, shown=sys.stderr.isatty())
         for package in wanted:
             if not package.in_(folder):
-                raise Unavailable(f"{folder / package.file} is not what apt's signed lists promise; try again later")
+                raise AptFailed(f"{folder / package.file} is not what apt's signed lists promise; try again later")
         return [folder / package.file for package in wanted]
 
     async def _offered(self, names: Sequence[str], options: Sequence[str]) -> dict[str, Package]:
@@ -109,7 +114,7 @@ class Apt:
         print("  fetching package lists (the machine's are missing or old)", file=sys.stderr, flush=True)
         try:
             await self._apt(["update"], options, self._folder, shown=sys.stderr.isatty())
-        except Unavailable as error:  # one of several sources may be out of reach: what matters is what is offered
+        except AptFailed as error:  # one of several sources may be out of reach: what matters is what is offered
             print(f"  {error}", file=sys.stderr, flush=True)
         return options
 
@@ -118,7 +123,7 @@ class Apt:
         environment = {**self._clone.environment, "LC_ALL": "C.UTF-8"}
         code, said = await run(argv, folder=folder, environment=environment, shown=shown)
         if code:
-            raise Unavailable(f"apt-get {words[0]} ended with {code}: {said or 'its reason is above'}")
+            raise AptFailed(f"apt-get {words[0]} ended with {code}: {said or 'its reason is above'}")
         return said
 
 
@@ -128,7 +133,7 @@ def choose(tested: Package, offered: Package | None) -> Package:
     A later revision of the same program is a security update: Debian takes the older one off its mirrors.
     """
     if offered is None:
-        raise Unavailable(f"apt knows no package {tested.name}; are there sources in /etc/apt?")
+        raise AptFailed(f"apt knows no package {tested.name}; are there sources in /etc/apt?")
     if offered.upstream != tested.upstream:
         raise Unavailable(
             f"apt has {tested.name} {offered.version}, and this was tested with {tested.version} of Debian 12; "
