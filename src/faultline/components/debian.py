@@ -34,6 +34,8 @@ class FromDebian:
     """A command that ends with 0 where the unpacked programs run; its first word lies among them."""
     rewrites: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict[str, tuple[bytes, bytes]])
     """Files that name the place where they would be installed; what to replace by what, in programs as long."""
+    without: Sequence[str] = ()
+    """Folders that nobody needs."""
     name: str = "debian"
 
     def look(self, clone: Clone) -> Offer:
@@ -68,6 +70,8 @@ class FromDebian:
             )
             if code:
                 raise Unavailable(f"{deb} cannot be unpacked: dpkg-deb ended with {code}: {said}")
+        for folder in self.without:
+            shutil.rmtree(draft / folder, ignore_errors=True)
         for name, (old, new) in self.rewrites.items():
             content = (draft / name).read_bytes()
             if old not in content:

@@ -31,6 +31,7 @@ class Prometheus:
                 "Prometheus 2.42 (Debian package)",
                 trial=("usr/bin/prometheus", "--version"),
                 rewrites={"usr/bin/prometheus": SHARE},
+                without=("usr/share/javascript/moment-timezone/data",),  # 200 MB; what the pages load has its own
             ),
         ),
         "Debian: apt install prometheus. Or give one that runs: LAB_PROMETHEUS_URL=http://127.0.0.1:9090",
