@@ -11,7 +11,7 @@ join several brokers.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -87,8 +87,9 @@ class Republisher:
                 yield self
             finally:
                 work.cancel()
-                with suppress(asyncio.CancelledError):
-                    await work  # raises what went wrong: then the check has proved nothing
+                await asyncio.wait([work])
+                if not work.cancelled():
+                    work.result()  # raises what went wrong: then the check has proved nothing
 
     async def _work(self, target: "AbstractExchange") -> None:
         held: tuple[AbstractIncomingMessage, Fate] | None = None
