@@ -78,5 +78,5 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTEST_", "LAB_REDIS", "LAB_POSTGRES"))
+        if not name.startswith("PYTEST_") and not (name.startswith("LAB_") and name.endswith("_URL"))
     }

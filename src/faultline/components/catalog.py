@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
+from faultline.components.alertmanager import Alertmanager
 from faultline.components.component import Component
 from faultline.components.errors import BadSettings, UnknownComponent
 from faultline.components.postgres import Postgres
+from faultline.components.prometheus import Prometheus
+from faultline.components.rabbitmq import RabbitMQ
 from faultline.components.redis import Redis
 
 CATALOG: Mapping[str, type[Component]] = {
     "redis": Redis,
     "postgres": Postgres,
+    "rabbitmq": RabbitMQ,
+    "prometheus": Prometheus,
+    "alertmanager": Alertmanager,
 }
 
 

@@ -10,6 +10,7 @@
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class Clone:
         """The checkout that this file belongs to (or `LAB_ROOT`), in this process's environment."""
         root = os.environ.get("LAB_ROOT") or Path(__file__).resolve().parents[3]
         return cls(Path(root), dict(os.environ))
+
+    def without_given_servers(self) -> "Clone":
+        """The same, blind to addresses such as `LAB_REDIS_URL`: every server is then one of ours."""
+        kept = {name: value for name, value in self.environment.items() if not re.fullmatch(r"LAB_\w+_URL", name)}
+        return Clone(self.root, kept)
 
     @property
     def run(self) -> Path:

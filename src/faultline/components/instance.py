@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -45,6 +46,11 @@ class Instance:
     def port(self) -> int:
         """Where it answers; the same after a restart."""
         return self._record.port
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """All that it listens on, by the names of its component; of a given server only the first is known."""
+        return self._site.ports if self._site else {next(iter(self._component.ports)): self.port}
 
     @property
     def url(self) -> str:

@@ -24,6 +24,8 @@ class Program:
 
     provider: str
     path: Path
+    told: str = ""
+    """Its version, where it cannot be asked: some servers start when they are."""
 
     @property
     def real_path(self) -> str:
@@ -36,6 +38,8 @@ class Program:
 
     def version(self) -> str:
         """The version it tells when asked; 'unknown' where it tells none."""
+        if self.told:
+            return self.told
         said = subprocess.run([self.path, "--version"], capture_output=True, text=True, check=False).stdout
         found = re.search(r"\d+(\.\d+)+", said)
         return found[0] if found else "unknown"
@@ -102,16 +106,24 @@ class FromPath:
     programs: Sequence[str]
     companions: Sequence[str] = ()
     hideouts: Sequence[str] = ()
+    version: str | None = None
+    """Where the program's path tells its version, as a regular expression: then it is never asked."""
     name: str = "path"
 
     def look(self, clone: Clone) -> Offer:
         """The first program that has its companions beside it."""
         for path in self._candidates(clone.environment.get("PATH", "")):
             if all(path.with_name(companion).exists() for companion in self.companions):
-                return Program(self.name, path)
+                return Program(self.name, path, self._told(path))
         beside = f" with {', '.join(self.companions)} beside it" if self.companions else ""
         where = ", ".join(["PATH", *self.hideouts])
         return Absent(self.name, f"no {' or '.join(self.programs)}{beside} in {where}")
+
+    def _told(self, path: Path) -> str:
+        if self.version is None:
+            return ""
+        found = re.search(self.version, str(path.resolve()))
+        return found[1] if found else "unknown"
 
     def _candidates(self, path: str) -> list[Path]:
         found = [Path(place) for program in self.programs if (place := which(program, path=path))]

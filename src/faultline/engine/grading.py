@@ -11,7 +11,6 @@ import inspect
 import io
 import os
 import random
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -152,10 +151,12 @@ class Grader:
                 folder=folder,
                 seed=seed,
                 nursery=self.nursery,
-                clone=_our_own(Clone.here()),
+                clone=Clone.here().without_given_servers(),  # checks kill, pause and wipe what they get
                 patience=patience,
+                broker=self.request.broker,
             ) as opened:
                 async with timer:
+                    opened.timer = timer
                     await item.obj(testbed=opened, **_parameters(item))
                 opened.prove_faults()
         except (Exception, *_OUTCOMES) as error:  # whatever a check or the learner's code raises becomes a verdict
@@ -179,12 +180,6 @@ def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} and not grader.trouble:
         grader.trouble.append(f"pytest ended with {status!r}:\n{noise.getvalue()[-2000:]}")
     return "\n".join(grader.trouble)
-
-
-def _our_own(clone: Clone) -> Clone:
-    """The clone without the addresses of given servers: checks kill, pause and wipe what they get."""
-    ours = {name: value for name, value in clone.environment.items() if not re.fullmatch(r"LAB_\w+_URL", name)}
-    return Clone(clone.root, ours)
 
 
 def _name(item: pytest.Item) -> str:

@@ -16,3 +16,4 @@ class RunRequest(msgspec.Struct, frozen=True):
     limit: float = 120.0  # seconds for the whole run
     process_limit: int = 256  # at once, the grader's own and servers included; a check needs ten or twenty
     check_limit: float = 12.0  # seconds after which a check that still runs is a hang
+    broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share

@@ -28,9 +28,10 @@ from faultline.engine.descendants import become_subreaper, end_descendants
 from faultline.engine.errors import RunnerDied
 from faultline.engine.run_folders import owner_mark
 from faultline.engine.run_request import RunRequest
+from faultline.engine.shared_servers import SHARED, SharedServers
 from faultline.engine.verdicts import Ended, Event, from_line
 
-CLIENTS = {"redis": ("redis.asyncio",), "postgres": ("psycopg",)}
+CLIENTS = {"redis": ("redis.asyncio",), "postgres": ("psycopg",), "rabbitmq": ("aio_pika",)}
 
 
 class WarmRunner:
@@ -39,6 +40,7 @@ class WarmRunner:
     def __init__(self, components: Sequence[str]) -> None:
         """`components`: whose client libraries to import beforehand."""
         preload = [name for component in components for name in CLIENTS.get(component, ())]
+        self._shared = SharedServers(_environment()) if set(SHARED) & set(components) else None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -60,6 +62,11 @@ class WarmRunner:
 
         When `cancelled` is set, or the iterator is closed, the run is ended and no more events come.
         """
+        if self._shared:
+            broker = self._shared.broker(cancelled or threading.Event())
+            if broker is None:
+                return
+            request = msgspec.structs.replace(request, broker=broker)
         read, write = os.pipe()
         try:
             try:
@@ -86,6 +93,8 @@ class WarmRunner:
     ) -> None:
         self._control.close()
         self._process.wait()
+        if self._shared:
+            self._shared.close()
 
 
 def _lines(descriptor: int, cancelled: threading.Event) -> Iterator[bytes]:

@@ -27,7 +27,9 @@ from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, 
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.process import LearnerProcess, Remote
+from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
@@ -37,6 +39,7 @@ __all__ = [
     "Bandwidth",
     "BlackHole",
     "Broken",
+    "Broker",
     "BudgetMissed",
     "CompareAndSet",
     "Cut",
@@ -46,9 +49,11 @@ __all__ = [
     "History",
     "Latency",
     "LearnerProcess",
+    "Noise",
     "Note",
     "Operation",
     "Outcome",
+    "OwnBroker",
     "PartialWrites",
     "ProcessDied",
     "ProxiedRedis",
@@ -57,6 +62,7 @@ __all__ = [
     "RedisServer",
     "Refuse",
     "Remote",
+    "Republisher",
     "Reset",
     "Saw",
     "SlowDrip",

@@ -127,14 +127,15 @@ class _Objects:
         self._module: ModuleType | None = None
         self._known: dict[int, Any] = {}
         self._clients: dict[tuple[str, int, float], Any] = {}
+        self._connections: dict[str, Any] = {}
 
     async def perform(self, request: wire.Request) -> Any:
         target = self._known[request.target] if request.target else self._solution()
         member = getattr(target, request.name)
         if request.read:
             return self._outbound(member)
-        arguments = [self._inbound(item) for item in request.args]
-        keywords = {name: self._inbound(item) for name, item in request.kwargs.items()}
+        arguments = await self._inbound(request.args)
+        keywords = await self._inbound(request.kwargs)
         result = member(*arguments, **keywords)
         return self._outbound(await result if inspect.isawaitable(result) else result)
 
@@ -150,16 +151,26 @@ class _Objects:
             self._module = module
         return self._module
 
-    def _inbound(self, value: Any) -> Any:
+    async def _inbound(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._inbound(item) for item in value]
+            return [await self._inbound(item) for item in value]
         if isinstance(value, dict):
-            return {key: self._inbound(item) for key, item in value.items()}
+            return {key: await self._inbound(item) for key, item in value.items()}
         if isinstance(value, wire.Ref):
             return self._known[value.number]
         if isinstance(value, wire.RedisAt):
             return self._redis(value)
+        if isinstance(value, wire.BrokerAt):
+            return await self._broker(value)
         return value
+
+    async def _broker(self, at: wire.BrokerAt) -> Any:
+        import aio_pika
+
+        connection = self._connections.get(at.url)
+        if connection is None or connection.is_closed:
+            connection = self._connections[at.url] = await aio_pika.connect(at.url)
+        return connection
 
     def _redis(self, at: wire.RedisAt) -> Any:
         from redis.asyncio import Redis

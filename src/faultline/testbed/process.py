@@ -279,6 +279,8 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 def _argument(value: Any) -> str:
     if isinstance(value, wire.RedisAt):
         return f"redis:{value.port}"
+    if isinstance(value, wire.BrokerAt):
+        return f"rabbitmq:{value.url.rpartition(':')[2]}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_argument(item) for item in value)}]"
     return f"{value:g}" if isinstance(value, float) else brief(value, 24)

@@ -6,9 +6,10 @@ fail: each fault proves that it hit, otherwise the verdict is `error` (`Vacuous`
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -25,7 +26,9 @@ from faultline.testbed.history import History
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.process import LearnerProcess
+from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.speed import Lateness, measured_lateness
 
 WAKINGS = 3  # of one process after the other that one answer may need
@@ -72,6 +75,8 @@ class Testbed:
     supervisor: Supervisor
     lateness: Lateness
     patience: float = 1.0  # factor on budgets, above 1 on the second try
+    broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share
+    timer: asyncio.Timeout | None = None  # of the check
     history: History = field(default_factory=History)
     random: Random = field(init=False)
     late: dict[str, float] = field(default_factory=dict)  # seconds over budget that patience has let pass, by promise
@@ -87,13 +92,21 @@ class Testbed:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, *, solution: Solution, folder: Path, seed: int, nursery: Nursery, clone: Clone, patience: float = 1.0
+        cls,
+        *,
+        solution: Solution,
+        folder: Path,
+        seed: int,
+        nursery: Nursery,
+        clone: Clone,
+        patience: float = 1.0,
+        broker: tuple[str, int, int] | None = None,
     ) -> "AsyncIterator[Testbed]":
         """A testbed that keeps its files in `folder` and ends all it started when the block ends."""
         nursery.attach()
         try:
             async with Supervisor(folder, clone) as supervisor, measured_lateness() as lateness:
-                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, patience)
+                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, patience, broker)
                 async with testbed._stack:
                     try:
                         yield testbed
@@ -123,6 +136,51 @@ class Testbed:
         proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol="redis")
         await self._stack.enter_async_context(proxy)
         return ProxiedRedis(proxy, server)
+
+    async def rabbitmq(self) -> Broker:
+        """A virtual host of its own on the RabbitMQ that the checks share; the module names it in `components`."""
+        if self.broker is None:
+            raise TestbedError("no RabbitMQ was started for this run; name rabbitmq in the components of module.toml")
+        return await self._stack.enter_async_context(RabbitServer(*self.broker).vhost(self.folder.name))
+
+    async def own_rabbitmq(self) -> OwnBroker:
+        """A whole RabbitMQ of its own, to be killed and paused; the seconds that it starts in are not the check's."""
+        self._servers += 1
+        with self._uncounted():
+            instance = await self.supervisor.start("rabbitmq", name=f"rabbitmq-{self._servers}")
+        self._stack.callback(instance.kill_now)  # or its end would take as long as its start
+        return OwnBroker(RabbitServer.of(instance), "/", instance, self.history, self._uncounted)
+
+    async def republisher(
+        self, near: Broker, exchange: str, noise: Noise, *, kind: str = "topic", keys: Sequence[str] = ("#",)
+    ) -> Republisher:
+        """A way from that exchange to a virtual host behind it, `far`; each noise that is on must have hit for a pass.
+
+        The exchange is declared on both sides, durable and of that `kind`; messages with these `keys` go over.
+        """
+        far = await self._stack.enter_async_context(near.server.vhost(self.folder.name))
+        way = Republisher(noise, self.seed, far)
+        await self._stack.enter_async_context(way.between(near, exchange, kind=kind, keys=keys))
+        for what in ("twice", "swapped", "spoilt"):
+            if getattr(noise, what):
+                hits = partial(way.counts.__getitem__, what)
+                self.must_hit(f"messages of {exchange} {what}", hits, passed=lambda: way.counts["seen"])
+        return way
+
+    @contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        """The check's time stands still: what happens in the block is ours."""
+        end = self.timer.when() if self.timer else None
+        if self.timer is None or end is None:  # no limit, or a block around this one has stopped it
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        left = end - loop.time()
+        self.timer.reschedule(None)
+        try:
+            yield
+        finally:
+            self.timer.reschedule(loop.time() + left)
 
     # -- the learner's code --------------------------------------------------------------------------------------
 

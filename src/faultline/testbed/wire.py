@@ -31,6 +31,15 @@ class RedisAt(msgspec.Struct, frozen=True):
     socket_timeout: float = 5.0  # seconds
 
 
+class BrokerAt(msgspec.Struct, frozen=True):
+    """An argument that becomes an aio-pika connection of its own in the learner's process; one a process and address.
+
+    It is a plain one: when the broker goes away it is closed, and stays so.
+    """
+
+    url: str
+
+
 class Ref(msgspec.Struct, frozen=True):
     """An object that lives in the learner's process; `attributes` is what it looked like when it was sent."""
 
@@ -109,8 +118,8 @@ def _unpack_extension(code: int, data: memoryview) -> Any:
 
 
 _BIG_INT = 0
-_STRUCTS: dict[int, type[Ref | RedisAt]] = {1: Ref, 2: RedisAt}
-_struct_decoders: dict[int, Callable[[memoryview], Ref | RedisAt]] = {
+_STRUCTS: dict[int, type[Ref | RedisAt | BrokerAt]] = {1: Ref, 2: RedisAt, 3: BrokerAt}
+_struct_decoders: dict[int, Callable[[memoryview], Ref | RedisAt | BrokerAt]] = {
     code: Decoder(kind, ext_hook=_unpack_extension).decode for code, kind in _STRUCTS.items()
 }
 _encoder = Encoder()

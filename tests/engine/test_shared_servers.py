@@ -1,0 +1,96 @@
+"""The server that all runs of one command share: started once, started again if it dies, ended with its asker."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from faultline.engine.grades import Grade
+from faultline.engine.run_request import RunRequest
+from faultline.engine.shared_servers import SharedServers
+from faultline.engine.verdicts import Verdict
+from faultline.engine.warm import WarmRunner
+
+pytestmark = pytest.mark.timeout(240)
+
+CHECKS = """
+async def test_first(testbed):
+    '''Asks.'''
+    assert await (await testbed.rabbitmq()).server.manage("GET", "overview")
+
+async def test_second(testbed):
+    '''Asks, too.'''
+    async with (await testbed.rabbitmq()).connected():
+        pass
+"""
+
+
+def below(pid: int, name: str) -> list[psutil.Process]:
+    return [process for process in psutil.Process(pid).children(recursive=True) if process.name() == name]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    deadline = time.monotonic() + 60
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_runs_share_one_server_which_ends_with_their_runner(asked: Callable[..., RunRequest]) -> None:
+    request = asked(CHECKS)
+    with WarmRunner(["rabbitmq"]) as runner:
+        assert runner._shared
+        grades = [Grade(), Grade()]
+        for grade in grades:
+            for event in runner.grade(request):
+                grade.add(event)
+        (server,) = below(os.getpid(), "beam.smp")
+        everything = psutil.Process().children(recursive=True)
+    assert [grade.named(Verdict.PASS) for grade in grades] == [{"first", "second"}] * 2
+    assert gone([server, *everything])
+    assert not list((Path(request.root) / ".lab" / "runs").glob("*-shared-*"))
+
+
+def test_a_server_that_has_died_is_started_again() -> None:
+    with SharedServers(dict(os.environ)) as servers:
+        first = servers.broker(threading.Event())
+        (server,) = below(os.getpid(), "beam.smp")
+        server.kill()
+        assert gone([server])
+        assert servers.broker(threading.Event()) == first
+        assert below(os.getpid(), "beam.smp")
+
+
+def test_whoever_does_not_want_to_wait_any_longer_leaves_nothing_behind() -> None:
+    with SharedServers(dict(os.environ)) as servers:
+        cancelled = threading.Event()
+        threading.Timer(0.5, cancelled.set).start()
+        assert servers.broker(cancelled) is None
+        assert not below(os.getpid(), "beam.smp")
+
+
+ASKER = """
+import os, threading
+from faultline.engine.shared_servers import SharedServers
+SharedServers(dict(os.environ)).broker(threading.Event())
+"""
+
+
+def test_a_killed_asker_leaves_no_server() -> None:
+    with subprocess.Popen([sys.executable, "-c", ASKER]) as asker:
+        deadline = time.monotonic() + 60
+        while not below(asker.pid, "beam.smp"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        everything = psutil.Process(asker.pid).children(recursive=True)
+        asker.send_signal(signal.SIGKILL)
+    assert gone(everything)
