@@ -15,6 +15,8 @@ from faultline.components.faults import (
     Reset,
     SlowDrip,
 )
+from faultline.testbed.call import Call
+from faultline.testbed.callbacks import Callback, CallOfIt, Interface, Throw
 from faultline.testbed.checkers import (
     Held,
     any_window_rate,
@@ -25,12 +27,14 @@ from faultline.testbed.checkers import (
 from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
+from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
+from faultline.testbed.wire import Named
 
 __all__ = [
     "Age",
@@ -38,14 +42,20 @@ __all__ = [
     "BlackHole",
     "Broken",
     "BudgetMissed",
+    "Call",
+    "CallOfIt",
+    "Callback",
     "CompareAndSet",
     "Cut",
     "Direction",
     "Entry",
     "Held",
     "History",
+    "InjectedClock",
+    "Interface",
     "Latency",
     "LearnerProcess",
+    "Named",
     "Note",
     "Operation",
     "Outcome",
@@ -62,6 +72,7 @@ __all__ = [
     "SlowDrip",
     "Testbed",
     "TestbedError",
+    "Throw",
     "Vacuous",
     "Write",
     "Wrote",

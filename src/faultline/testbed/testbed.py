@@ -20,8 +20,10 @@ from redis.backoff import NoBackoff
 from faultline.components import Clone, Supervisor
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
+from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
 from faultline.testbed.history import History
+from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.process import LearnerProcess
@@ -78,7 +80,9 @@ class Testbed:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _faults: list[_Expected] = field(default_factory=list)
     _processes: list[LearnerProcess] = field(default_factory=list)
+    _callbacks: list[Callback] = field(default_factory=list)
     _servers: int = 0
+    _clocks: int = 0
 
     def __post_init__(self) -> None:
         """Every random choice of the check comes from its seed."""
@@ -144,6 +148,28 @@ class Testbed:
         """So many processes, called `name`-1 and so on."""
         return list(await asyncio.gather(*(self.process(f"{name}-{number}") for number in range(1, count + 1))))
 
+    def callback(self, function: Callable[..., Any], *, name: str | None = None, tells: bool = False) -> Callback:
+        """`function` as an argument for the learner's code, which awaits it there; it runs here and is counted.
+
+        With `tells` it is a plain function there that returns None at once, for what only wants to be told.
+        """
+        number = len(self._callbacks) + 1
+        made = Callback(number, name or function.__name__, function, patience=self.patience, tells=tells)
+        self._callbacks.append(made)
+        return made
+
+    def interface(self, **functions: Callable[..., Any]) -> Interface:
+        """Functions as the async methods of one object for the learner's code: a database, an upstream, a store."""
+        return Interface({name: self.callback(function, name=name) for name, function in functions.items()})
+
+    def clock(self, start: float = 1000.0) -> InjectedClock:
+        """A clock for the learner's code that shows `start` seconds until the check sets it."""
+        self._clocks += 1
+        clock = InjectedClock(self.folder / f"clock-{self._clocks}", start)
+        self._stack.callback(clock.close)
+        self.must_hit("the clock that the check sets", lambda: int(clock.was_read and clock.settings > 0))
+        return clock
+
     @contextmanager
     def raises(self, kind: str) -> Iterator[None]:
         """The block must end with the solution's exception `kind`, or one derived from it."""
@@ -170,16 +196,22 @@ class Testbed:
         self._faults.append(_Expected(name, hits, passed))
 
     def prove_faults(self) -> None:
-        """Raise `Vacuous` for a fault that did not hit."""
+        """Raise `Vacuous` for a fault that did not hit, and what a function of the check itself did wrong."""
+        self._prove_callbacks()
         for expected in self._faults:
             if expected.hits() < 1:
                 raise Vacuous(f"the fault '{expected.fault}' never hit, so this check has proved nothing")
 
     def prove_faults_met(self) -> None:
         """Raise `Vacuous` for a fault that let requests pass and hit none: then a failure proves nothing either."""
+        self._prove_callbacks()
         for expected in self._faults:
             if expected.hits() < 1 and (passed := expected.passed()):
                 raise Vacuous(f"the fault '{expected.fault}' hit none of {passed} requests, so nothing is known")
+
+    def _prove_callbacks(self) -> None:
+        for callback in self._callbacks:
+            callback.prove()
 
     @asynccontextmanager
     async def paused(self, target: Stoppable) -> AsyncIterator[None]:
