@@ -4,17 +4,18 @@ import asyncio
 import socket
 from random import Random
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 from faultline.components.faults import Age, Direction, Fate, Fault
 from faultline.components.proxy.command import Command, Match
-from faultline.components.proxy.conversation import SPEAKERS, Conversation, Unread
+from faultline.components.proxy.conversation import Conversation, Unread
 from faultline.components.proxy.counts import Counts
 from faultline.components.proxy.hold import Barrier, Hold
 from faultline.components.proxy.injected import Injected
 from faultline.components.proxy.ledger import Ledger
 from faultline.components.proxy.link import Link, reset
 from faultline.components.proxy.listener import HOST, Listener
+from faultline.components.proxy.speakers import SPEAKERS, Protocol
 from faultline.components.proxy_errors import NeedsProtocol
 
 AnyHold = TypeVar("AnyHold", bound=Hold)
@@ -39,12 +40,12 @@ class FaultProxy:
         upstream_port: int,
         *,
         seed: int = 0,
-        protocol: Literal["redis"] | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         self.host = HOST
         self._upstream = (upstream_host, upstream_port)
         self._seed = seed
-        self._protocol = protocol
+        self._protocol: Protocol | None = protocol
         self._listener: Listener | None = None
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._injected: list[Injected] = []
@@ -134,7 +135,7 @@ class FaultProxy:
     def _accepted(self, client: socket.socket) -> None:
         self._ledger.tally.accepted += 1
         number = self._ledger.tally.accepted
-        speaker = SPEAKERS.get(self._protocol or "")
+        speaker = SPEAKERS[self._protocol] if self._protocol else None
         conversation: Conversation = speaker(number, self._ledger) if speaker else Unread()
         link = Link(number, conversation=conversation, tally=self._ledger.tally)
         for injected in self._injected:
