@@ -15,6 +15,7 @@ from faultline.components.faults import (
     Reset,
     SlowDrip,
 )
+from faultline.components.proxy import named, saying
 from faultline.testbed.call import Call
 from faultline.testbed.callbacks import Callback, CallOfIt, Interface, Throw
 from faultline.testbed.checkers import (
@@ -26,11 +27,14 @@ from faultline.testbed.checkers import (
 )
 from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.held_transaction import HeldTransaction, Waiter
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
+from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.replica_lag import PostgresReplica, RedisReplica
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
@@ -50,6 +54,7 @@ __all__ = [
     "Direction",
     "Entry",
     "Held",
+    "HeldTransaction",
     "History",
     "InjectedClock",
     "Interface",
@@ -60,10 +65,14 @@ __all__ = [
     "Operation",
     "Outcome",
     "PartialWrites",
+    "PostgresReplica",
+    "PostgresServer",
     "ProcessDied",
+    "ProxiedPostgres",
     "ProxiedRedis",
     "Raised",
     "Read",
+    "RedisReplica",
     "RedisServer",
     "Refuse",
     "Remote",
@@ -74,6 +83,7 @@ __all__ = [
     "TestbedError",
     "Throw",
     "Vacuous",
+    "Waiter",
     "Write",
     "Wrote",
     "any_window_rate",
@@ -82,7 +92,9 @@ __all__ = [
     "linearizable_register",
     "monotonic_reads",
     "mutual_exclusion",
+    "named",
     "read_your_writes",
+    "saying",
     "strictly_increasing",
     "timeline",
 ]

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -342,4 +343,6 @@ def _argument(value: Any) -> str:
         return value.name
     if isinstance(value, list | tuple):
         return f"[{', '.join(_argument(item) for item in value)}]"
+    if isinstance(value, str) and value.startswith("postgresql://"):
+        return f"postgres:{urlsplit(value).port}"
     return f"{value:g}" if isinstance(value, float) else brief(value, 24)

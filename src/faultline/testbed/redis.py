@@ -10,7 +10,7 @@ from faultline.testbed.history import History
 from faultline.testbed.wire import RedisAt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class RedisServer:
     """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
 

@@ -6,29 +6,34 @@ fail: each fault proves that it hit, otherwise the verdict is `error` (`Vacuous`
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
+import psycopg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from faultline.components import Clone, Supervisor
+from faultline.components import Clone, Instance, Supervisor
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
 from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
+from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
+from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess
 from faultline.testbed.redis import ProxiedRedis, RedisServer
+from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
 from faultline.testbed.speed import Lateness, measured_lateness
+from faultline.testbed.timeline import brief
 
 WAKINGS = 3  # of one process after the other that one answer may need
 
@@ -110,23 +115,58 @@ class Testbed:
 
     async def redis(self, *, durable: bool = False) -> RedisServer:
         """A Redis of its own; `durable`: with an append-only file that is synced on every write."""
-        self._servers += 1
-        name = f"redis-{self._servers}"
-        settings = {"append_only": durable, "fsync": "always"}
-        instance = await self.supervisor.start("redis", name=name, settings=settings)
-        truth = Redis(host=instance.host, port=instance.port, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
-        self._stack.push_async_callback(truth.aclose)
+        instance, truth = await self._redis({"append_only": durable, "fsync": "always"})
         return RedisServer(instance, truth, self.history)
 
     async def redises(self, count: int, *, durable: bool = False) -> list[RedisServer]:
         """So many independent servers."""
         return list(await asyncio.gather(*(self.redis(durable=durable) for _ in range(count))))
 
-    async def proxy(self, server: RedisServer) -> ProxiedRedis:
+    async def redis_replica(self, primary: RedisServer) -> RedisReplica:
+        """A Redis that copies `primary`; for `lagging`."""
+        link = FaultProxy(primary.instance.host, primary.instance.port, seed=self.seed)
+        await self._stack.enter_async_context(link)
+        instance, truth = await self._redis({"replica_of": link})
+        return RedisReplica(instance, truth, self.history, primary, link)
+
+    async def postgres(self, *, config: Mapping[str, str] | None = None) -> PostgresServer:
+        """A PostgreSQL of its own, with any settings of postgresql.conf.
+
+        It does not force its writes to disk: what is committed survives kill -9 all the same, and it is faster.
+        """
+        server = PostgresServer(await self._start("postgres", {"fsync": False, "config": config or {}}), self.history)
+        self._stack.push_async_callback(server.close)
+        return server
+
+    async def postgres_replica(self, primary: PostgresServer) -> PostgresReplica:
+        """A streaming replica of `primary`; for `lagging`."""
+        instance = await self._start("postgres", {"fsync": False, "replica_of": primary.instance})
+        replica = PostgresReplica(instance, self.history, primary=primary)
+        self._stack.push_async_callback(replica.close)
+        return replica
+
+    @overload
+    async def proxy(self, server: RedisServer) -> ProxiedRedis: ...
+
+    @overload
+    async def proxy(self, server: PostgresServer) -> ProxiedPostgres: ...
+
+    async def proxy(self, server: RedisServer | PostgresServer) -> ProxiedRedis | ProxiedPostgres:
         """A way to the server on which faults can be put, and requests counted and held."""
-        proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol="redis")
+        protocol: Literal["redis", "postgres"] = "redis" if isinstance(server, RedisServer) else "postgres"
+        proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol=protocol)
         await self._stack.enter_async_context(proxy)
-        return ProxiedRedis(proxy, server)
+        return ProxiedRedis(proxy, server) if isinstance(server, RedisServer) else ProxiedPostgres(proxy, server)
+
+    async def _redis(self, settings: Mapping[str, object]) -> tuple[Instance, Redis]:
+        instance = await self._start("redis", settings)
+        truth = Redis(host=instance.host, port=instance.port, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
+        self._stack.push_async_callback(truth.aclose)
+        return instance, truth
+
+    async def _start(self, component: str, settings: Mapping[str, object]) -> Instance:
+        self._servers += 1
+        return await self.supervisor.start(component, name=f"{component}-{self._servers}", settings=settings)
 
     # -- the learner's code --------------------------------------------------------------------------------------
 
@@ -183,7 +223,7 @@ class Testbed:
 
     # -- faults and time -----------------------------------------------------------------------------------------
 
-    def inject(self, way: ProxiedRedis, fault: Fault, direction: Direction | None = None) -> Injected:
+    def inject(self, way: ProxiedRedis | ProxiedPostgres, fault: Fault, direction: Direction | None = None) -> Injected:
         """Let a network fault strike on that way; a pass counts only if it did."""
         injected = way.proxy.add(fault, direction)
         self.history.note("network", f"{fault} before {way.server.name}")
@@ -212,6 +252,37 @@ class Testbed:
     def _prove_callbacks(self) -> None:
         for callback in self._callbacks:
             callback.prove()
+
+    @asynccontextmanager
+    async def lagging(self, replica: Replica) -> AsyncIterator[None]:
+        """During the block the replica stays where its primary is now; afterwards it is level again.
+
+        A pass counts only if the primary has written meanwhile.
+        """
+        missed = list[int]()
+        self.must_hit(f"lag of {replica.name}", lambda: sum(missed))
+        await replica.stall()
+        try:
+            yield
+        finally:
+            missed.append(await replica.catch_up())
+
+    @asynccontextmanager
+    async def held_transaction(self, server: PostgresServer, *statements: str) -> AsyncIterator[HeldTransaction]:
+        """A transaction of the check's that has executed these statements and stays open; rolled back with the block.
+
+        It holds its locks, and what it wrote is there for nobody, until the check commits it.
+        """
+        async with await server.connect() as connection:
+            held = HeldTransaction(server, connection, self.patience)
+            for statement in statements:
+                await held.execute(statement)
+            self.history.note(server.name, f"held open: {brief('; '.join(statements), 60)}")
+            try:
+                yield held
+            finally:
+                with suppress(psycopg.OperationalError):  # its server was killed, and the transaction with it
+                    await connection.rollback()
 
     @asynccontextmanager
     async def paused(self, target: Stoppable) -> AsyncIterator[None]:
