@@ -192,7 +192,7 @@ async def test_lag_during_which_nobody_wrote_proves_nothing(on_testbed: OnTestbe
 async def test_a_replica_that_does_not_catch_up_is_an_error_of_ours(
     on_testbed: OnTestbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faultline.testbed.replica_lag._WITHIN", 0.2)
+    monkeypatch.setattr("faultline.testbed.until.WITHIN", 0.2)
     async with on_testbed("def nothing():\n        pass\n") as testbed:
         primary = await testbed.postgres()
         replica = await testbed.postgres_replica(primary)

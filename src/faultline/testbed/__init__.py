@@ -25,6 +25,7 @@ from faultline.testbed.checkers import (
     mutual_exclusion,
     strictly_increasing,
 )
+from faultline.testbed.edges import Edge
 from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
 from faultline.testbed.held_transaction import HeldTransaction, Waiter
@@ -52,6 +53,7 @@ __all__ = [
     "CompareAndSet",
     "Cut",
     "Direction",
+    "Edge",
     "Entry",
     "Held",
     "HeldTransaction",

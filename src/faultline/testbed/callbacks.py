@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from faultline.testbed import wire
 from faultline.testbed.errors import BudgetMissed, TestbedError
+from faultline.testbed.phase import Phase
 
 if TYPE_CHECKING:
+    from faultline.testbed.edges import PlaceWatcher
     from faultline.testbed.history import Operation
     from faultline.testbed.process import LearnerProcess
 
@@ -66,6 +68,7 @@ class Callback:
     tells: bool = False
     calls: list[CallOfIt] = field(default_factory=list)
     broken: Exception | None = None
+    watcher: "PlaceWatcher | None" = None  # of an edge sweep
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -109,8 +112,24 @@ class Callback:
         self.calls.append(call)
         self._news.set()
         await self._open.wait()
+        await self._edge(call, Phase.BEFORE)
         answer = self.function(*call.args, **call.kwargs)
-        return await answer if inspect.isawaitable(answer) else answer
+        answer = await answer if inspect.isawaitable(answer) else answer
+        await self._edge(call, Phase.EXECUTED)
+        return answer
+
+    def answered(self, call: CallOfIt) -> None:
+        """The answer is on its way (the process's word)."""
+        if self.watcher:
+            self.watcher.stops(call, Phase.ANSWERED, call.operation.what)
+
+    async def _edge(self, call: CallOfIt, phase: Phase) -> None:
+        if not self.watcher:
+            return
+        if phase is Phase.BEFORE:
+            self.watcher.comes(call, self.name)
+        if self.watcher.stops(call, phase, call.operation.what):
+            await asyncio.Event().wait()  # for ever: whoever asked is dead, and with it this call is cancelled
 
     def prove(self) -> None:
         """Raise what the check's own function did wrong, if it did."""

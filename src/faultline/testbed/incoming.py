@@ -71,6 +71,7 @@ class Incoming:
             self._history.complete(call.operation, Outcome.OK, value)
         if not callback.tells:
             self._send(answer)
+            callback.answered(call)
 
     def _thrown(self, number: int, callback: Callback, error: Exception) -> wire.Threw:
         if isinstance(error, Throw):

@@ -11,6 +11,7 @@ from faultline.components import Instance
 from faultline.components.component import Address
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.history import History
+from faultline.testbed.until import until
 
 Row = tuple[Any, ...]
 
@@ -79,6 +80,13 @@ class PostgresServer:
         """Let it answer again (SIGCONT)."""
         self.history.note(self.name, "resumed (SIGCONT)")
         await self.instance.resume()
+
+    async def forgotten(self, ports: Sequence[int]) -> None:
+        """Return when it has ended all sessions that came from these ports, whose connections are closed."""
+        await until(lambda: self._knows_none_of(ports), f"{self.name} had ended the sessions of the dead")
+
+    async def _knows_none_of(self, ports: Sequence[int]) -> bool:
+        return not await self.truth("SELECT pid FROM pg_stat_activity WHERE client_port = ANY (%s)", (list(ports),))
 
     async def close(self) -> None:
         """Hang up."""

@@ -215,9 +215,17 @@ class LearnerProcess:
     async def kill(self) -> None:
         """End the process at once (kill -9); returns when it is gone."""
         self._require_life("was to be killed")
+        self.strike("(SIGKILL)")
+        await self.gone()
+
+    def strike(self, why: str) -> None:
+        """Kill it without waiting (kill -9), from within an event; `gone` waits."""
         self._killed = True
-        self._history.note(self.name, "killed (SIGKILL)")
+        self._history.note(self.name, f"killed {why}")
         self._signal(signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Return when it has ended after `strike`."""
         await self._until(lambda: self.exit_code is not None, "die at SIGKILL")
 
     async def end(self) -> None:

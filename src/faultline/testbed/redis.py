@@ -1,5 +1,6 @@
 """A Redis server of a check: its address for the learner's code, a client of the grader's own for the truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -7,6 +8,7 @@ from redis.asyncio import Redis
 from faultline.components import Instance
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.history import History
+from faultline.testbed.until import until
 from faultline.testbed.wire import RedisAt
 
 
@@ -46,6 +48,14 @@ class RedisServer:
         """Let it answer again (SIGCONT)."""
         self.history.note(self.name, "resumed (SIGCONT)")
         await self.instance.resume()
+
+    async def forgotten(self, ports: Sequence[int]) -> None:
+        """Return when it has done all that came from these ports, whose connections are closed."""
+        ours = {f"{self.instance.host}:{port}" for port in ports}
+        await until(lambda: self._knows_none_of(ours), f"{self.name} had closed the connections of the dead")
+
+    async def _knows_none_of(self, addresses: set[str]) -> bool:
+        return not addresses & {client["addr"] for client in await self.truth.client_list()}
 
 
 @dataclass(frozen=True, slots=True)

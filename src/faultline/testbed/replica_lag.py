@@ -4,19 +4,15 @@ PostgreSQL: the replica receives everything and replays nothing (`pg_wal_replay_
 waits in a proxy on the replication link. Either way the replica answers, from the past.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from faultline.components.faults import Direction, Latency
 from faultline.components.proxy import FaultProxy, Injected
-from faultline.testbed.errors import TestbedError
 from faultline.testbed.postgres import PostgresServer
 from faultline.testbed.redis import RedisServer
+from faultline.testbed.until import until
 
-_WITHIN = 10.0  # seconds for a replica to do what was asked, on a loaded machine
 _FOR_EVER = 86_400.0  # seconds
 
 
@@ -48,7 +44,7 @@ class PostgresReplica(PostgresServer):
         """Stay where the primary is now."""
         await self._level()
         await self.truth("SELECT pg_wal_replay_pause()")
-        await _until(lambda: self._says("pg_get_wal_replay_pause_state() = 'paused'"), f"{self.name} had paused")
+        await until(lambda: self._says("pg_get_wal_replay_pause_state() = 'paused'"), f"{self.name} had paused")
         self._written = await self._transactions()
         self.history.note(self.name, "replays nothing any more")
 
@@ -63,7 +59,7 @@ class PostgresReplica(PostgresServer):
     async def _level(self) -> None:
         assert self.primary
         [(position,)] = await self.primary.truth("SELECT pg_current_wal_lsn()::text")
-        await _until(lambda: self._says(f"pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"), f"{self.name} is level")
+        await until(lambda: self._says(f"pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"), f"{self.name} is level")
 
     async def _says(self, condition: str) -> bool:
         return await self.truth(f"SELECT {condition}") == [(True,)]
@@ -106,7 +102,7 @@ class RedisReplica(RedisServer):
         async def there() -> bool:
             return await _field(self, "slave_repl_offset") >= position
 
-        await _until(there, f"{self.name} is level")
+        await until(there, f"{self.name} is level")
 
     async def _changes(self) -> int:
         return await _field(self.primary, "rdb_changes_since_last_save")
@@ -114,11 +110,3 @@ class RedisReplica(RedisServer):
 
 async def _field(server: RedisServer, name: str) -> int:
     return int((await server.truth.info("everything"))[name])
-
-
-async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = time.monotonic() + _WITHIN
-    while not await condition():
-        if time.monotonic() > deadline:
-            raise TestbedError(f"waited {_WITHIN:g} s in vain until {what}")
-        await asyncio.sleep(0.002)

@@ -22,6 +22,7 @@ from faultline.components import Clone, Instance, Supervisor
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
 from faultline.testbed.callbacks import Callback, Interface
+from faultline.testbed.edges import Edge, Place, sweep
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
 from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
@@ -252,6 +253,17 @@ class Testbed:
     def _prove_callbacks(self) -> None:
         for callback in self._callbacks:
             callback.prove()
+
+    async def edges(self, *places: Place, at_most: int = 200) -> AsyncIterator[Edge]:
+        """One run after the other, each killed at an edge that none was killed at; the last one meets no new edge.
+
+        `places` are the ways and callbacks whose requests have edges; the block brings the world to its beginning,
+        makes a process, and gives it to `edge.kills`. `TestbedError` for more than `at_most` edges.
+        """
+        kills = list[None]()
+        self.must_hit("kill at an edge", lambda: len(kills))
+        async for edge in sweep(places, at_most, lambda: kills.append(None)):
+            yield edge
 
     @asynccontextmanager
     async def lagging(self, replica: Replica) -> AsyncIterator[None]:

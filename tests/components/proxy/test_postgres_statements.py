@@ -66,7 +66,7 @@ async def test_copy_and_errors_and_notifications_are_kept_in_step(proxy: FaultPr
         with pytest.raises(psycopg.errors.UniqueViolation):
             await connection.execute("INSERT INTO orders VALUES (%s, 'hat')", (1,))
         with pytest.raises(psycopg.errors.SyntaxError):
-            await connection.execute("SELEKT %s", (1,))
+            await connection.execute("SELECT FROM FROM %s", (1,))
         await connection.execute("LISTEN news")
         await direct.execute("NOTIFY news")
         async for _ in connection.notifies(stop_after=1, timeout=PATIENCE):

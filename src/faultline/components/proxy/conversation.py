@@ -105,6 +105,8 @@ class RedisConversation:
         for command in answered:
             trips = self._handshake_trips if command.handshake else self._trips
             trips.answer(more_to_come=self._requests.partial)
+            if not command.handshake:
+                self._ledger.answered(command)
 
     def _request(self, request: Request, at: float) -> Hold | None:
         self._greeting = self._greeting and is_handshake(request.args)

@@ -83,8 +83,9 @@ class PostgresConversation:
 
     def passed_on(self, answered: list[Command]) -> None:
         """What ReadyForQuery ended is with the client."""
-        for _ in answered:
+        for command in answered:
             self._trips.answer(more_to_come=self._client.partial)
+            self._ledger.answered(command)
 
     def _said(self, message: Message, at: float) -> Hold | None:
         match message.kind:

@@ -16,6 +16,7 @@ from faultline.components.proxy.ledger import Ledger
 from faultline.components.proxy.link import Link, reset
 from faultline.components.proxy.listener import HOST, Listener
 from faultline.components.proxy.speakers import SPEAKERS, Protocol
+from faultline.components.proxy.watcher import Watcher
 from faultline.components.proxy_errors import NeedsProtocol
 
 AnyHold = TypeVar("AnyHold", bound=Hold)
@@ -131,6 +132,27 @@ class FaultProxy:
     def barrier(self, n: int, match: Match) -> Barrier:
         """Hold `n` matching requests until all of them are there, then let them all go."""
         return self._keep(Barrier(match, n, skip=0, seen=self._ledger.last_seen), self._ledger.request_holds)
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Tell this watcher of every request from now on, handshakes excepted; None: nobody any more."""
+        if self._protocol is None:
+            raise NeedsProtocol
+        self._ledger.watcher = watcher
+
+    async def sever(self) -> list[int]:
+        """Hang up on both sides of every connection, also of those not accepted yet; what is held or queued is lost.
+
+        As when the client dies: what it had sent before is with the server. Returns the ports from which the proxy
+        had connected to the server, once these are closed.
+        """
+        ports = [port for link in self._links if (port := link.upstream_port)]
+        for link in list(self._links):
+            link.end(Fate.CUT)
+        if self._listener:
+            self._listener.shut()
+        self._listen()
+        await asyncio.gather(*self._links.values(), return_exceptions=True)
+        return ports
 
     def _accepted(self, client: socket.socket) -> None:
         self._ledger.tally.accepted += 1

@@ -44,4 +44,6 @@ class TurnsConversation:
         return pieces
 
     def passed_on(self, answered: list[Command]) -> None:
-        """Nothing is counted by it."""
+        """The answer has begun to be there."""
+        for command in answered:
+            self._ledger.answered(command)
