@@ -39,6 +39,7 @@ from faultline.testbed.replica_lag import PostgresReplica, RedisReplica
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
+from faultline.testbed.tiny_disk import TinyDisk
 from faultline.testbed.wire import Named
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Testbed",
     "TestbedError",
     "Throw",
+    "TinyDisk",
     "Vacuous",
     "Waiter",
     "Write",

@@ -33,10 +33,12 @@ class RedisServer:
         """End it at once (kill -9)."""
         self.history.note(self.name, "killed (SIGKILL)")
         await self.instance.kill()
+        await self.truth.connection_pool.disconnect()  # or the next question is asked on a dead connection
 
     async def restart(self) -> None:
         """Start it again on the same port, with the data that it had put on disk."""
         await self.instance.restart()
+        await self.truth.connection_pool.disconnect()
         self.history.note(self.name, "started again")
 
     async def pause(self) -> None:

@@ -35,6 +35,7 @@ from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
 from faultline.testbed.speed import Lateness, measured_lateness
 from faultline.testbed.timeline import brief
+from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
 
 WAKINGS = 3  # of one process after the other that one answer may need
 
@@ -114,10 +115,25 @@ class Testbed:
 
     # -- servers -------------------------------------------------------------------------------------------------
 
-    async def redis(self, *, durable: bool = False) -> RedisServer:
-        """A Redis of its own; `durable`: with an append-only file that is synced on every write."""
-        instance, truth = await self._redis({"append_only": durable, "fsync": "always"})
+    async def redis(self, *, durable: bool = False, disk: TinyDisk | None = None) -> RedisServer:
+        """A Redis of its own; `durable`: with an append-only file that is synced on every write.
+
+        With a `disk` its append-only file is on that, and synced every second: so it goes on, refusing writes, when
+        the disk is full (synced on every write, it would end).
+        """
+        settings: dict[str, object] = {"append_only": durable, "fsync": "always"}
+        if disk:
+            settings = {"append_only": True, "fsync": "everysec", "config": {"dir": str(disk.folder)}}
+        instance, truth = await self._redis(settings)
         return RedisServer(instance, truth, self.history)
+
+    async def tiny_disk(self, megabytes: int = 4) -> TinyDisk:
+        """A disk that the check fills and empties; a pass counts only if somebody found it full."""
+        self._servers += 1
+        mount_point = self.folder / f"disk-{self._servers}"
+        disk = await self._stack.enter_async_context(tiny_disk(mount_point, megabytes, self.history))
+        self.must_hit("full disk", lambda: int(disk.was_full))
+        return disk
 
     async def redises(self, count: int, *, durable: bool = False) -> list[RedisServer]:
         """So many independent servers."""
