@@ -26,7 +26,7 @@ PLAIN = some.recursive(SCALARS, lambda inner: some.lists(inner) | some.dictionar
 async def there(value: Any) -> Any:
     reader = asyncio.StreamReader()
     reader.feed_data(wire.frame(wire.Reply(1, wire.pack(value))))
-    answer = await wire.read_answer(reader)
+    answer = await wire.read_from_learner(reader)
     assert isinstance(answer, wire.Reply)
     return answer.value
 
@@ -92,4 +92,4 @@ async def test_a_frame_that_is_announced_too_large_ends_the_connection() -> None
     reader = asyncio.StreamReader()
     reader.feed_data(b"\xff\xff\xff\xff")
     with pytest.raises(ConnectionError, match="announced"):
-        await wire.read_answer(reader)
+        await wire.read_from_learner(reader)

@@ -15,6 +15,9 @@ from faultline.components.faults import (
     Reset,
     SlowDrip,
 )
+from faultline.components.proxy import named, saying
+from faultline.testbed.call import Call
+from faultline.testbed.callbacks import Callback, CallOfIt, Interface, Throw
 from faultline.testbed.checkers import (
     Held,
     any_window_rate,
@@ -22,17 +25,24 @@ from faultline.testbed.checkers import (
     mutual_exclusion,
     strictly_increasing,
 )
+from faultline.testbed.edges import Edge
 from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.held_transaction import HeldTransaction, Waiter
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
+from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
+from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.republisher import Noise, Republisher
+from faultline.testbed.replica_lag import PostgresReplica, RedisReplica
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
+from faultline.testbed.tiny_disk import TinyDisk
+from faultline.testbed.wire import Named
 
 __all__ = [
     "Age",
@@ -41,24 +51,36 @@ __all__ = [
     "Broken",
     "Broker",
     "BudgetMissed",
+    "Call",
+    "CallOfIt",
+    "Callback",
     "CompareAndSet",
     "Cut",
     "Direction",
+    "Edge",
     "Entry",
     "Held",
+    "HeldTransaction",
     "History",
+    "InjectedClock",
+    "Interface",
     "Latency",
     "LearnerProcess",
+    "Named",
     "Noise",
     "Note",
     "Operation",
     "Outcome",
     "OwnBroker",
     "PartialWrites",
+    "PostgresReplica",
+    "PostgresServer",
     "ProcessDied",
+    "ProxiedPostgres",
     "ProxiedRedis",
     "Raised",
     "Read",
+    "RedisReplica",
     "RedisServer",
     "Refuse",
     "Remote",
@@ -68,7 +90,10 @@ __all__ = [
     "SlowDrip",
     "Testbed",
     "TestbedError",
+    "Throw",
+    "TinyDisk",
     "Vacuous",
+    "Waiter",
     "Write",
     "Wrote",
     "any_window_rate",
@@ -77,7 +102,9 @@ __all__ = [
     "linearizable_register",
     "monotonic_reads",
     "mutual_exclusion",
+    "named",
     "read_your_writes",
+    "saying",
     "strictly_increasing",
     "timeline",
 ]

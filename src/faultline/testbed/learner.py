@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import msgspec
 
 from faultline.testbed import wire
+from faultline.testbed.injected_clock import clock_at
+from faultline.testbed.outgoing import Outgoing, find
 from faultline.testbed.wall_clock import shift_wall_clock
 
 
@@ -77,16 +80,28 @@ def _settle(birth: Birth) -> None:
 
 async def _serve(birth: Birth, connection: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
-    objects = _Objects(birth)
-    async with asyncio.TaskGroup() as running:
+    objects = _Objects(birth, lambda message: writer.write(wire.frame(message)))
+    running: dict[int, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as tasks:
         while True:
             try:
-                request = await wire.read_request(reader)
+                message = await wire.read_from_grader(reader)
             except (asyncio.IncompleteReadError, ConnectionError):  # the grader has hung up
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)  # whatever the learner's tasks still do has no reader
-            running.create_task(_answer(objects, request, writer))
+            match message:
+                case wire.Request():
+                    running[message.number] = tasks.create_task(_answer(objects, message, writer))
+                case wire.Cancel(number):
+                    await asyncio.sleep(0)  # a task that is cancelled before its first step never runs at all
+                    was_running = number in running and running[number].cancel()
+                    writer.write(wire.frame(wire.CancelSeen(number, was_running)))
+                case wire.Returned():
+                    objects.outgoing.returned(message)
+                case wire.Threw():
+                    objects.outgoing.threw(message, objects.solution())
+            running = {number: task for number, task in running.items() if not task.done()}
 
 
 async def _answer(objects: "_Objects", request: wire.Request, writer: asyncio.StreamWriter) -> None:
@@ -121,25 +136,38 @@ def _message(error: BaseException) -> str:
 class _Objects:
     """Everything that the grader holds a reference to, by number; 0 is the solution itself."""
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, birth: Birth, send: Callable[[wire.ToGrader], None]) -> None:
+        self.outgoing = Outgoing(send, self._outbound, self._inbound)
         self.folder = Path(birth.folder)
         self._name = birth.module
         self._module: ModuleType | None = None
         self._known: dict[int, Any] = {}
         self._clients: dict[tuple[str, int, float], Any] = {}
         self._connections: dict[str, Any] = {}
+        self._arrivals: dict[type, Callable[[Any], Any]] = {
+            wire.Ref: lambda ref: self._known[ref.number],
+            wire.RedisAt: self._redis,
+            wire.BrokerAt: lambda at: self._connections[at.url],
+            wire.CallbackAt: self.outgoing.function,
+            wire.InterfaceAt: self.outgoing.interface,
+            wire.ClockAt: clock_at,
+            wire.Named: lambda named: find(named.name, self.solution()),
+            wire.Names: lambda several: tuple(find(name, self.solution()) for name in several.names),
+        }
 
     async def perform(self, request: wire.Request) -> Any:
-        target = self._known[request.target] if request.target else self._solution()
+        target = self._known[request.target] if request.target else self.solution()
         member = getattr(target, request.name)
         if request.read:
             return self._outbound(member)
-        arguments = await self._inbound(request.args)
-        keywords = await self._inbound(request.kwargs)
+        for at in _brokers([request.args, *request.kwargs.values()]):
+            await self._connect(at)
+        arguments = [self._inbound(item) for item in request.args]
+        keywords = {name: self._inbound(item) for name, item in request.kwargs.items()}
         result = member(*arguments, **keywords)
         return self._outbound(await result if inspect.isawaitable(result) else result)
 
-    def _solution(self) -> ModuleType:
+    def solution(self) -> ModuleType:
         """The learner's file, loaded on first use, by its place: it may be called like a module of Python's own."""
         if self._module is None:
             spec = importlib.util.spec_from_file_location(self._name, self.folder / f"{self._name}.py")
@@ -151,26 +179,20 @@ class _Objects:
             self._module = module
         return self._module
 
-    async def _inbound(self, value: Any) -> Any:
+    def _inbound(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [await self._inbound(item) for item in value]
+            return [self._inbound(item) for item in value]
         if isinstance(value, dict):
-            return {key: await self._inbound(item) for key, item in value.items()}
-        if isinstance(value, wire.Ref):
-            return self._known[value.number]
-        if isinstance(value, wire.RedisAt):
-            return self._redis(value)
-        if isinstance(value, wire.BrokerAt):
-            return await self._broker(value)
-        return value
+            return {key: self._inbound(item) for key, item in value.items()}
+        make = self._arrivals.get(type(value))
+        return make(value) if make else value
 
-    async def _broker(self, at: wire.BrokerAt) -> Any:
+    async def _connect(self, at: wire.BrokerAt) -> None:
         import aio_pika
 
         connection = self._connections.get(at.url)
         if connection is None or connection.is_closed:
-            connection = self._connections[at.url] = await aio_pika.connect(at.url)
-        return connection
+            self._connections[at.url] = await aio_pika.connect(at.url)
 
     def _redis(self, at: wire.RedisAt) -> Any:
         from redis.asyncio import Redis
@@ -215,6 +237,14 @@ class _Objects:
                 except (TypeError, RecursionError):  # not plain, or inside itself: `fetch` brings it
                     continue
         return wire.Ref(number, type(value).__name__, attributes, unreadable)
+
+
+def _brokers(values: list[Any]) -> Iterator[wire.BrokerAt]:
+    for value in values:
+        if isinstance(value, list):
+            yield from _brokers(value)
+        elif isinstance(value, wire.BrokerAt):
+            yield value
 
 
 def _public_names(value: Any) -> list[str]:

@@ -8,12 +8,17 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from faultline.testbed import wire
+from faultline.testbed.call import Call
+from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.errors import Broken, ProcessDied, Raised, TestbedError
 from faultline.testbed.history import History, Operation, Outcome
+from faultline.testbed.incoming import Incoming
+from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.timeline import brief
@@ -83,6 +88,8 @@ class LearnerProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._cancelling: dict[int, asyncio.Future[bool]] = {}
+        self._incoming = Incoming(self, history, self._send, self._outbound)
         self._gone = asyncio.Event()
         self._lost = ""  # why it cannot answer any more although it lives
         self._killed = False
@@ -111,6 +118,16 @@ class LearnerProcess:
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> Any:
         """Perform one operation over there, recorded in the history; raises `Raised` or `ProcessDied`."""
+        return await self._answer_to(*self._ask(target, name, args, kwargs, read=read))
+
+    def call(self, target: Remote | None, name: str, *args: Any, **kwargs: Any) -> Call:
+        """Begin `target.name(…)` (of the solution itself for None) as a call that the check can cancel."""
+        number, operation = self._ask(target.ref if target else None, name, args, kwargs)
+        return Call(operation, self._answer_to(number, operation), lambda: self._cancel(number))
+
+    def _ask(
+        self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
+    ) -> tuple[int, Operation]:
         self._require_life(f"was asked for {name}")
         self._count += 1
         number = self._count
@@ -118,18 +135,20 @@ class LearnerProcess:
             number,
             target.number if target else 0,
             name,
-            [_outbound(item) for item in args],
-            {key: _outbound(item) for key, item in kwargs.items()},
+            [self._outbound(item) for item in args],
+            {key: self._outbound(item) for key, item in kwargs.items()},
             read,
         )
         framed = wire.frame(message)
         operation = self._history.invoke(self.name, name if read else f"{name}({_arguments(args, kwargs)})")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        self._waiting[number] = asyncio.get_running_loop().create_future()
         assert self._writer is not None
         self._writer.write(framed)
+        return number, operation
+
+    async def _answer_to(self, number: int, operation: Operation) -> Any:
         try:
-            value = self._inbound(await answer, operation)
+            value = self._inbound(await self._waiting[number], operation)
         except Raised as error:
             self._history.complete(operation, Outcome.FAILED, f"{error.kind} {error.message}".rstrip())
             raise
@@ -140,6 +159,36 @@ class LearnerProcess:
             self._waiting.pop(number, None)
         self._history.complete(operation, Outcome.OK, value)
         return value
+
+    async def _cancel(self, number: int) -> bool:
+        """Cancel that request's task over there; whether it was still running."""
+        self._require_life("was to cancel a call")
+        seen: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._cancelling[number] = seen
+        try:
+            self._send(wire.Cancel(number))
+            return await seen
+        finally:
+            del self._cancelling[number]
+
+    def _send(self, message: wire.ToLearner) -> None:
+        assert self._writer is not None
+        self._writer.write(wire.frame(message))
+
+    def _outbound(self, value: Any) -> Any:
+        match value:
+            case Remote():
+                return wire.pack(value.ref)
+            case Callback() | Interface():
+                return wire.pack(self._incoming.offer(value))
+            case InjectedClock():
+                return wire.pack(value.at)
+            case tuple() if value and all(isinstance(item, wire.Named) for item in value):
+                return wire.pack(wire.Names([item.name for item in value]))
+            case list() | tuple():
+                return [self._outbound(item) for item in value]
+            case _:
+                return wire.pack(value)
 
     def _inbound(self, value: Any, operation: Operation) -> Any:
         if isinstance(value, wire.Ref):
@@ -166,9 +215,17 @@ class LearnerProcess:
     async def kill(self) -> None:
         """End the process at once (kill -9); returns when it is gone."""
         self._require_life("was to be killed")
+        self.strike("(SIGKILL)")
+        await self.gone()
+
+    def strike(self, why: str) -> None:
+        """Kill it without waiting (kill -9), from within an event; `gone` waits."""
         self._killed = True
-        self._history.note(self.name, "killed (SIGKILL)")
+        self._history.note(self.name, f"killed {why}")
         self._signal(signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Return when it has ended after `strike`."""
         await self._until(lambda: self.exit_code is not None, "die at SIGKILL")
 
     async def end(self) -> None:
@@ -207,13 +264,14 @@ class LearnerProcess:
         """The nursery's word; None: it has died itself, and takes all its processes with it."""
         self.exit_code = -signal.SIGKILL if code is None else code
         self._gone.set()
+        self._incoming.end()
         if code is None:
             self._fail_waiting(TestbedError(f"the nursery died, and {self.name} with it; memory may have run out"))
         else:
             self._fail_waiting(self._death("was asked something"))
 
     def _fail_waiting(self, error: Exception) -> None:
-        for waiting in self._waiting.values():
+        for waiting in (*self._waiting.values(), *self._cancelling.values()):
             if not waiting.done():
                 waiting.set_exception(error)
 
@@ -235,7 +293,7 @@ class LearnerProcess:
         why = "closed its connection to the grader"
         try:
             while True:
-                self._deliver(await wire.read_answer(reader))
+                self._deliver(await wire.read_from_learner(reader))
         except asyncio.IncompleteReadError:
             pass
         except (ConnectionError, msgspec.DecodeError) as error:
@@ -246,29 +304,39 @@ class LearnerProcess:
         self._lost = why
         self._fail_waiting(ProcessDied(f"{self.name} {why}, and lives on"))
 
-    def _deliver(self, answer: wire.Reply | wire.Failure) -> None:
-        waiting = self._waiting.get(answer.number)
+    def _deliver(self, message: wire.ToGrader) -> None:
+        match message:
+            case wire.Reply(number, value):
+                self._settle(number, value)
+            case wire.Failure(number, kind, bases, text, where):
+                self._settle(number, Raised(kind=kind, bases=bases, message=text, where=where))
+            case wire.CancelSeen(number, running):
+                if (seen := self._cancelling.get(number)) and not seen.done():
+                    seen.set_result(running)
+            case wire.Calling():
+                self._called(message)
+            case wire.HungUp():
+                self._incoming.hung_up(message)
+
+    def _settle(self, number: int, answer: Any) -> None:
+        waiting = self._waiting.get(number)
         if waiting is None or waiting.done():
             return
-        if isinstance(answer, wire.Failure):
-            error = Raised(kind=answer.kind, bases=answer.bases, message=answer.message, where=answer.where)
-            waiting.set_exception(error)
+        if isinstance(answer, Raised):
+            waiting.set_exception(answer)
         else:
-            waiting.set_result(answer.value)
+            waiting.set_result(answer)
+
+    def _called(self, message: wire.Calling) -> None:
+        operation = self._history.invoke(self.name, "…")
+        args = self._inbound(message.args, operation)
+        self._incoming.calling(message, operation, args, self._inbound(message.kwargs, operation))
 
 
 def _how_it_ended(code: int) -> str:
     if code < 0:
         return f"by {signal.Signals(-code).name}"
     return f"with exit code {code}"
-
-
-def _outbound(value: Any) -> Any:
-    if isinstance(value, Remote):
-        return wire.pack(value.ref)
-    if isinstance(value, list | tuple):
-        return [_outbound(item) for item in value]
-    return wire.pack(value)
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -281,6 +349,10 @@ def _argument(value: Any) -> str:
         return f"redis:{value.port}"
     if isinstance(value, wire.BrokerAt):
         return f"rabbitmq:{value.url.rpartition(':')[2]}"
+    if isinstance(value, Callback | InjectedClock):
+        return value.name
     if isinstance(value, list | tuple):
         return f"[{', '.join(_argument(item) for item in value)}]"
+    if isinstance(value, str) and value.startswith("postgresql://"):
+        return f"postgres:{urlsplit(value).port}"
     return f"{value:g}" if isinstance(value, float) else brief(value, 24)

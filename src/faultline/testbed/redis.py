@@ -1,5 +1,6 @@
 """A Redis server of a check: its address for the learner's code, a client of the grader's own for the truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -7,10 +8,11 @@ from redis.asyncio import Redis
 from faultline.components import Instance
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.history import History
+from faultline.testbed.until import until
 from faultline.testbed.wire import RedisAt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class RedisServer:
     """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
 
@@ -31,10 +33,12 @@ class RedisServer:
         """End it at once (kill -9)."""
         self.history.note(self.name, "killed (SIGKILL)")
         await self.instance.kill()
+        await self.truth.connection_pool.disconnect()  # or the next question is asked on a dead connection
 
     async def restart(self) -> None:
         """Start it again on the same port, with the data that it had put on disk."""
         await self.instance.restart()
+        await self.truth.connection_pool.disconnect()
         self.history.note(self.name, "started again")
 
     async def pause(self) -> None:
@@ -46,6 +50,14 @@ class RedisServer:
         """Let it answer again (SIGCONT)."""
         self.history.note(self.name, "resumed (SIGCONT)")
         await self.instance.resume()
+
+    async def forgotten(self, ports: Sequence[int]) -> None:
+        """Return when it has done all that came from these ports, whose connections are closed."""
+        ours = {f"{self.instance.host}:{port}" for port in ports}
+        await until(lambda: self._knows_none_of(ours), f"{self.name} had closed the connections of the dead")
+
+    async def _knows_none_of(self, addresses: set[str]) -> bool:
+        return not addresses & {client["addr"] for client in await self.truth.client_list()}
 
 
 @dataclass(frozen=True, slots=True)

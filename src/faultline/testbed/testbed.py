@@ -6,30 +6,39 @@ fail: each fault proves that it hit, otherwise the verdict is `error` (`Vacuous`
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
+import psycopg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from faultline.components import Clone, Supervisor
+from faultline.components import Clone, Instance, Supervisor
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
+from faultline.testbed.callbacks import Callback, Interface
+from faultline.testbed.edges import Edge, Place, sweep
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
+from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
+from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
 from faultline.testbed.nursery import Nursery
+from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess
 from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.republisher import Noise, Republisher
+from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
 from faultline.testbed.speed import Lateness, measured_lateness
+from faultline.testbed.timeline import brief
+from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
 
 WAKINGS = 3  # of one process after the other that one answer may need
 
@@ -83,7 +92,9 @@ class Testbed:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _faults: list[_Expected] = field(default_factory=list)
     _processes: list[LearnerProcess] = field(default_factory=list)
+    _callbacks: list[Callback] = field(default_factory=list)
     _servers: int = 0
+    _clocks: int = 0
 
     def __post_init__(self) -> None:
         """Every random choice of the check comes from its seed."""
@@ -117,25 +128,75 @@ class Testbed:
 
     # -- servers -------------------------------------------------------------------------------------------------
 
-    async def redis(self, *, durable: bool = False) -> RedisServer:
-        """A Redis of its own; `durable`: with an append-only file that is synced on every write."""
-        self._servers += 1
-        name = f"redis-{self._servers}"
-        settings = {"append_only": durable, "fsync": "always"}
-        instance = await self.supervisor.start("redis", name=name, settings=settings)
-        truth = Redis(host=instance.host, port=instance.port, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
-        self._stack.push_async_callback(truth.aclose)
+    async def redis(self, *, durable: bool = False, disk: TinyDisk | None = None) -> RedisServer:
+        """A Redis of its own; `durable`: with an append-only file that is synced on every write.
+
+        With a `disk` its append-only file is on that, and synced every second: so it goes on, refusing writes, when
+        the disk is full (synced on every write, it would end).
+        """
+        settings: dict[str, object] = {"append_only": durable, "fsync": "always"}
+        if disk:
+            settings = {"append_only": True, "fsync": "everysec", "config": {"dir": str(disk.folder)}}
+        instance, truth = await self._redis(settings)
         return RedisServer(instance, truth, self.history)
+
+    async def tiny_disk(self, megabytes: int = 4) -> TinyDisk:
+        """A disk that the check fills and empties; a pass counts only if somebody found it full."""
+        self._servers += 1
+        mount_point = self.folder / f"disk-{self._servers}"
+        disk = await self._stack.enter_async_context(tiny_disk(mount_point, megabytes, self.history))
+        self.must_hit("full disk", lambda: int(disk.was_full))
+        return disk
 
     async def redises(self, count: int, *, durable: bool = False) -> list[RedisServer]:
         """So many independent servers."""
         return list(await asyncio.gather(*(self.redis(durable=durable) for _ in range(count))))
 
-    async def proxy(self, server: RedisServer) -> ProxiedRedis:
+    async def redis_replica(self, primary: RedisServer) -> RedisReplica:
+        """A Redis that copies `primary`; for `lagging`."""
+        link = FaultProxy(primary.instance.host, primary.instance.port, seed=self.seed)
+        await self._stack.enter_async_context(link)
+        instance, truth = await self._redis({"replica_of": link})
+        return RedisReplica(instance, truth, self.history, primary, link)
+
+    async def postgres(self, *, config: Mapping[str, str] | None = None) -> PostgresServer:
+        """A PostgreSQL of its own, with any settings of postgresql.conf.
+
+        It does not force its writes to disk: what is committed survives kill -9 all the same, and it is faster.
+        """
+        server = PostgresServer(await self._start("postgres", {"fsync": False, "config": config or {}}), self.history)
+        self._stack.push_async_callback(server.close)
+        return server
+
+    async def postgres_replica(self, primary: PostgresServer) -> PostgresReplica:
+        """A streaming replica of `primary`; for `lagging`."""
+        instance = await self._start("postgres", {"fsync": False, "replica_of": primary.instance})
+        replica = PostgresReplica(instance, self.history, primary=primary)
+        self._stack.push_async_callback(replica.close)
+        return replica
+
+    @overload
+    async def proxy(self, server: RedisServer) -> ProxiedRedis: ...
+
+    @overload
+    async def proxy(self, server: PostgresServer) -> ProxiedPostgres: ...
+
+    async def proxy(self, server: RedisServer | PostgresServer) -> ProxiedRedis | ProxiedPostgres:
         """A way to the server on which faults can be put, and requests counted and held."""
-        proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol="redis")
+        protocol: Literal["redis", "postgres"] = "redis" if isinstance(server, RedisServer) else "postgres"
+        proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol=protocol)
         await self._stack.enter_async_context(proxy)
-        return ProxiedRedis(proxy, server)
+        return ProxiedRedis(proxy, server) if isinstance(server, RedisServer) else ProxiedPostgres(proxy, server)
+
+    async def _redis(self, settings: Mapping[str, object]) -> tuple[Instance, Redis]:
+        instance = await self._start("redis", settings)
+        truth = Redis(host=instance.host, port=instance.port, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
+        self._stack.push_async_callback(truth.aclose)
+        return instance, truth
+
+    async def _start(self, component: str, settings: Mapping[str, object]) -> Instance:
+        self._servers += 1
+        return await self.supervisor.start(component, name=f"{component}-{self._servers}", settings=settings)
 
     async def rabbitmq(self) -> Broker:
         """A virtual host of its own on the RabbitMQ that the checks share; the module names it in `components`."""
@@ -202,6 +263,28 @@ class Testbed:
         """So many processes, called `name`-1 and so on."""
         return list(await asyncio.gather(*(self.process(f"{name}-{number}") for number in range(1, count + 1))))
 
+    def callback(self, function: Callable[..., Any], *, name: str | None = None, tells: bool = False) -> Callback:
+        """`function` as an argument for the learner's code, which awaits it there; it runs here and is counted.
+
+        With `tells` it is a plain function there that returns None at once, for what only wants to be told.
+        """
+        number = len(self._callbacks) + 1
+        made = Callback(number, name or function.__name__, function, patience=self.patience, tells=tells)
+        self._callbacks.append(made)
+        return made
+
+    def interface(self, **functions: Callable[..., Any]) -> Interface:
+        """Functions as the async methods of one object for the learner's code: a database, an upstream, a store."""
+        return Interface({name: self.callback(function, name=name) for name, function in functions.items()})
+
+    def clock(self, start: float = 1000.0) -> InjectedClock:
+        """A clock for the learner's code that shows `start` seconds until the check sets it."""
+        self._clocks += 1
+        clock = InjectedClock(self.folder / f"clock-{self._clocks}", start)
+        self._stack.callback(clock.close)
+        self.must_hit("the clock that the check sets", lambda: int(clock.was_read and clock.settings > 0))
+        return clock
+
     @contextmanager
     def raises(self, kind: str) -> Iterator[None]:
         """The block must end with the solution's exception `kind`, or one derived from it."""
@@ -215,7 +298,7 @@ class Testbed:
 
     # -- faults and time -----------------------------------------------------------------------------------------
 
-    def inject(self, way: ProxiedRedis, fault: Fault, direction: Direction | None = None) -> Injected:
+    def inject(self, way: ProxiedRedis | ProxiedPostgres, fault: Fault, direction: Direction | None = None) -> Injected:
         """Let a network fault strike on that way; a pass counts only if it did."""
         injected = way.proxy.add(fault, direction)
         self.history.note("network", f"{fault} before {way.server.name}")
@@ -228,16 +311,64 @@ class Testbed:
         self._faults.append(_Expected(name, hits, passed))
 
     def prove_faults(self) -> None:
-        """Raise `Vacuous` for a fault that did not hit."""
+        """Raise `Vacuous` for a fault that did not hit, and what a function of the check itself did wrong."""
+        self._prove_callbacks()
         for expected in self._faults:
             if expected.hits() < 1:
                 raise Vacuous(f"the fault '{expected.fault}' never hit, so this check has proved nothing")
 
     def prove_faults_met(self) -> None:
         """Raise `Vacuous` for a fault that let requests pass and hit none: then a failure proves nothing either."""
+        self._prove_callbacks()
         for expected in self._faults:
             if expected.hits() < 1 and (passed := expected.passed()):
                 raise Vacuous(f"the fault '{expected.fault}' hit none of {passed} requests, so nothing is known")
+
+    def _prove_callbacks(self) -> None:
+        for callback in self._callbacks:
+            callback.prove()
+
+    async def edges(self, *places: Place, at_most: int = 200) -> AsyncIterator[Edge]:
+        """One run after the other, each killed at an edge that none was killed at; the last one meets no new edge.
+
+        `places` are the ways and callbacks whose requests have edges; the block brings the world to its beginning,
+        makes a process, and gives it to `edge.kills`. `TestbedError` for more than `at_most` edges.
+        """
+        kills = list[None]()
+        self.must_hit("kill at an edge", lambda: len(kills))
+        async for edge in sweep(places, at_most, lambda: kills.append(None)):
+            yield edge
+
+    @asynccontextmanager
+    async def lagging(self, replica: Replica) -> AsyncIterator[None]:
+        """During the block the replica stays where its primary is now; afterwards it is level again.
+
+        A pass counts only if the primary has written meanwhile.
+        """
+        missed = list[int]()
+        self.must_hit(f"lag of {replica.name}", lambda: sum(missed))
+        await replica.stall()
+        try:
+            yield
+        finally:
+            missed.append(await replica.catch_up())
+
+    @asynccontextmanager
+    async def held_transaction(self, server: PostgresServer, *statements: str) -> AsyncIterator[HeldTransaction]:
+        """A transaction of the check's that has executed these statements and stays open; rolled back with the block.
+
+        It holds its locks, and what it wrote is there for nobody, until the check commits it.
+        """
+        async with await server.connect() as connection:
+            held = HeldTransaction(server, connection, self.patience)
+            for statement in statements:
+                await held.execute(statement)
+            self.history.note(server.name, f"held open: {brief('; '.join(statements), 60)}")
+            try:
+                yield held
+            finally:
+                with suppress(psycopg.OperationalError):  # its server was killed, and the transaction with it
+                    await connection.rollback()
 
     @asynccontextmanager
     async def paused(self, target: Stoppable) -> AsyncIterator[None]:

@@ -1,9 +1,12 @@
 """What grader and learner process say to each other: length-prefixed MessagePack frames.
 
 A frame is a 4-byte big-endian length, then that many bytes. The grader sends `Request`s, the learner's process
-answers each with one `Reply` or `Failure`, in any order. Plain data travels as it is (tuples as lists). Anything
-else stays where it is and travels as a `Ref`, with a snapshot of its public plain attributes, so that a check can
-read `lease.token`. What MessagePack has no word for travels as an extension type, so no data can look like it.
+answers each with one `Reply` or `Failure`, in any order; `Cancel` asks for the end of one that runs. The other way
+round, the learner's code calls functions of the check: `Calling`, answered by `Returned` or `Threw`.
+
+Plain data travels as it is (tuples as lists). Anything else stays where it is and travels as a `Ref`, with a
+snapshot of its public plain attributes, so that a check can read `lease.token`. What MessagePack has no word for
+travels as an extension type, so no data can look like it.
 """
 
 import asyncio
@@ -49,6 +52,38 @@ class Ref(msgspec.Struct, frozen=True):
     unreadable: dict[str, str]  # attribute → why reading it failed
 
 
+class CallbackAt(msgspec.Struct, frozen=True):
+    """An argument that becomes a function there, which runs in the check: awaited, or only told if it `tells`."""
+
+    number: int
+    name: str
+    tells: bool = False
+
+
+class InterfaceAt(msgspec.Struct, frozen=True):
+    """An argument that becomes an object with these async methods, each a callback by its number."""
+
+    methods: dict[str, int]
+
+
+class ClockAt(msgspec.Struct, frozen=True):
+    """An argument that becomes a `Callable[[], float]`; it reads what the check has written into this file."""
+
+    path: str
+
+
+class Named(msgspec.Struct, frozen=True):
+    """An argument that becomes what has this name: in the solution, in Python itself, or in a module by its path."""
+
+    name: str
+
+
+class Names(msgspec.Struct, frozen=True):
+    """A tuple of `Named`s, which stays a tuple, since `except` and `isinstance` want one."""
+
+    names: list[str]
+
+
 class Request(msgspec.Struct, frozen=True, tag=True):
     """Make an object of class `name` (`target` 0), or call method `name` of the object `target`."""
 
@@ -58,6 +93,28 @@ class Request(msgspec.Struct, frozen=True, tag=True):
     args: list[Any]
     kwargs: dict[str, Any]
     read: bool = False  # read the attribute `name` instead of calling it
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Cancel the task of that request; answered by `CancelSeen`, and by the request's own answer when it has ended."""
+
+    number: int
+
+
+class Returned(msgspec.Struct, frozen=True, tag=True):
+    """What the check's function returned."""
+
+    number: int
+    value: Any
+
+
+class Threw(msgspec.Struct, frozen=True, tag=True):
+    """The check's function raised: make an exception of this kind there."""
+
+    number: int
+    kind: str
+    args: list[Any]
+    kwargs: dict[str, Any]
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
@@ -75,6 +132,32 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
     bases: list[str]
     message: str
     where: str
+
+
+class CancelSeen(msgspec.Struct, frozen=True, tag=True):
+    """Whether the request was still running when it was to be cancelled."""
+
+    number: int
+    running: bool
+
+
+class Calling(msgspec.Struct, frozen=True, tag=True):
+    """The learner's code calls a function of the check; it awaits the answer unless the function only `tells`."""
+
+    number: int
+    callback: int
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class HungUp(msgspec.Struct, frozen=True, tag=True):
+    """Whoever awaited that call in the learner's code was cancelled."""
+
+    number: int
+
+
+ToLearner = Request | Cancel | Returned | Threw
+ToGrader = Reply | Failure | CancelSeen | Calling | HungUp
 
 
 def pack(value: Any) -> Any:
@@ -118,16 +201,19 @@ def _unpack_extension(code: int, data: memoryview) -> Any:
 
 
 _BIG_INT = 0
-_STRUCTS: dict[int, type[Ref | RedisAt | BrokerAt]] = {1: Ref, 2: RedisAt, 3: BrokerAt}
-_struct_decoders: dict[int, Callable[[memoryview], Ref | RedisAt | BrokerAt]] = {
+_Special = Ref | RedisAt | BrokerAt | CallbackAt | InterfaceAt | ClockAt | Named | Names
+_STRUCTS: dict[int, type[_Special]] = dict(
+    enumerate((Ref, RedisAt, BrokerAt, CallbackAt, InterfaceAt, ClockAt, Named, Names), start=1)
+)
+_struct_decoders: dict[int, Callable[[memoryview], _Special]] = {
     code: Decoder(kind, ext_hook=_unpack_extension).decode for code, kind in _STRUCTS.items()
 }
 _encoder = Encoder()
-_requests = Decoder(Request, ext_hook=_unpack_extension)
-_answers: Decoder[Reply | Failure] = Decoder(Reply | Failure, ext_hook=_unpack_extension)
+_to_learner: Decoder[ToLearner] = Decoder(ToLearner, ext_hook=_unpack_extension)
+_to_grader: Decoder[ToGrader] = Decoder(ToGrader, ext_hook=_unpack_extension)
 
 
-def frame(message: Request | Reply | Failure) -> bytes:
+def frame(message: ToLearner | ToGrader) -> bytes:
     """The bytes of one message; raises `TooLarge`."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
@@ -142,11 +228,11 @@ async def _body(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(length)
 
 
-async def read_request(reader: asyncio.StreamReader) -> Request:
-    """The next request; raises `asyncio.IncompleteReadError` at the end, `ConnectionError` for what is no frame."""
-    return _requests.decode(await _body(reader))
+async def read_from_grader(reader: asyncio.StreamReader) -> ToLearner:
+    """The next message; raises `asyncio.IncompleteReadError` at the end, `ConnectionError` for what is no frame."""
+    return _to_learner.decode(await _body(reader))
 
 
-async def read_answer(reader: asyncio.StreamReader) -> Reply | Failure:
-    """The next answer; raises as `read_request` does, and `msgspec.DecodeError` for what is no answer."""
-    return _answers.decode(await _body(reader))
+async def read_from_learner(reader: asyncio.StreamReader) -> ToGrader:
+    """The next message; raises as `read_from_grader` does, and `msgspec.DecodeError` for what is no message."""
+    return _to_grader.decode(await _body(reader))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from faultline.components.proxy import Counts
 from faultline.components.proxy.conversation import RedisConversation
 from faultline.components.proxy.ledger import Ledger
+from faultline.components.proxy.turns_conversation import TurnsConversation
 
 OK = b"+OK\r\n"
 # What a client sends in one go, what the server answers to that, and what comes unasked before the answer.
@@ -101,3 +102,15 @@ def test_a_round_trip_lasts_until_nothing_is_owed() -> None:
 def split(chance: Random, text: bytes) -> list[bytes]:
     cuts = sorted(chance.sample(range(1, len(text)), chance.choice([0, 1, 2, min(12, len(text) - 1), len(text) - 1])))
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def test_turns_begin_with_the_clients_first_bytes_after_the_servers() -> None:
+    ledger = Ledger()
+    conversation = TurnsConversation(1, ledger)
+    for chunk in (b"GET /a HTTP/1.1\r\n", b"Host: b\r\n\r\n"):
+        assert b"".join(piece.data for piece in conversation.from_client(chunk, 0.0)) == chunk
+    for chunk in (b"HTTP/1.1 200 OK\r\n", b"\r\n"):
+        assert b"".join(piece.data for piece in conversation.from_server(chunk, 0.0)) == chunk
+    conversation.from_client(b"\x00\x01", 0.0)
+    assert [command.args for command in ledger.commands] == [[b"GET", b"/a", b"HTTP/1.1"], [b"\x00\x01"]]
+    assert ledger.tally.counts() == Counts(requests=2, round_trips=2)

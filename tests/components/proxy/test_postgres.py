@@ -1,4 +1,4 @@
-"""PostgreSQL through the proxy: nothing here knows its protocol."""
+"""PostgreSQL through a proxy that does not know its protocol."""
 
 import asyncio
 import time

@@ -14,7 +14,8 @@ CLIENT_HANDSHAKES = frozenset({b"SETINFO", b"SETNAME", b"CAPA", b"MAINT_NOTIFICA
 class Command:
     """A request that reached the proxy at `at` (seconds on the monotonic clock, as `time.monotonic()`).
 
-    Arguments are kept to 4 KiB each. A `handshake` is what a client says on its own when it connects.
+    Of a Redis command the arguments, each to 4 KiB; of a statement to PostgreSQL its first word and the rest, without
+    its parameters. A `handshake` is what a client says on its own when it connects.
     """
 
     at: float
@@ -31,6 +32,17 @@ def named(*names: str) -> Match:
     """Matches requests by the command's name, in any case."""
     wanted = {name.upper().encode() for name in names}
     return lambda args: args[0].upper() in wanted
+
+
+def saying(*words: str) -> Match:
+    """Matches requests that contain all these words, in any case and order: statements of SQL, or keys."""
+    wanted = [word.lower().encode() for word in words]
+
+    def matches(args: list[bytes]) -> bool:
+        said = b" ".join(args).lower()
+        return all(word in said for word in wanted)
+
+    return matches
 
 
 def is_handshake(args: list[bytes]) -> bool:

@@ -4,7 +4,6 @@ It never changes a byte and never waits for more of them: what it returns, joine
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from faultline.components.proxy.command import Command, is_handshake
 from faultline.components.proxy.expectations import Expectations, confirms, ends_resp, is_confirmation
 from faultline.components.proxy.hold import Hold
 from faultline.components.proxy.ledger import Ledger
-from faultline.components.proxy.piece import Piece
+from faultline.components.proxy.piece import Piece, cut_at
+from faultline.components.proxy.trips import Trips
 from faultline.components.proxy_errors import NotResp
 from faultline.components.resp import Reply, ReplyParser, Request, RequestParser
 
@@ -55,26 +55,6 @@ class _Asked:
     gate: Hold | None
 
 
-class _Trips:
-    """Round trips of one kind on one connection."""
-
-    def __init__(self) -> None:
-        self._unanswered = 0
-        self._under_way = False
-
-    def ask(self) -> bool:
-        """A request goes out; whether a round trip begins with it."""
-        begins = not self._under_way
-        self._under_way = True
-        self._unanswered += 1
-        return begins
-
-    def answer(self, *, more_to_come: bool) -> None:
-        self._unanswered -= 1
-        if not self._unanswered and not more_to_come:
-            self._under_way = False
-
-
 class RedisConversation:
     """A connection that speaks RESP 2 or 3, until it says something else."""
 
@@ -85,8 +65,8 @@ class RedisConversation:
         self._replies = ReplyParser()
         self._expectations = Expectations()
         self._asked: deque[_Asked] = deque()
-        self._trips = _Trips()
-        self._handshake_trips = _Trips()
+        self._trips = Trips()
+        self._handshake_trips = Trips()
         self._greeting = True
         self._reading = True
 
@@ -100,7 +80,7 @@ class RedisConversation:
             cuts.extend((request.start, hold) for request in requests if (hold := self._request(request, at)))
         except NotResp:
             self._stop_reading()
-        return _pieces(data, at, cuts)
+        return cut_at(data, at, cuts)
 
     def from_server(self, data: bytes, at: float) -> list[Piece]:
         """Each reply that is held begins a piece of its own."""
@@ -116,7 +96,7 @@ class RedisConversation:
                     answered.append(asked.command)
         except NotResp:
             self._stop_reading()
-        pieces = _pieces(data, at, cuts)
+        pieces = cut_at(data, at, cuts)
         pieces[-1].answers = answered
         return pieces
 
@@ -125,6 +105,8 @@ class RedisConversation:
         for command in answered:
             trips = self._handshake_trips if command.handshake else self._trips
             trips.answer(more_to_come=self._requests.partial)
+            if not command.handshake:
+                self._ledger.answered(command)
 
     def _request(self, request: Request, at: float) -> Hold | None:
         self._greeting = self._greeting and is_handshake(request.args)
@@ -177,15 +159,3 @@ class RedisConversation:
     def _stop_reading(self) -> None:
         self._reading = False
         self._ledger.tally.unread += 1
-
-
-def _pieces(data: bytes, at: float, cuts: list[tuple[int, Hold]]) -> list[Piece]:
-    if not cuts:
-        return [Piece(at, data)]
-    ends = [start for start, _ in cuts[1:]] + [len(data)]
-    pieces = [Piece(at, data[: cuts[0][0]])] if cuts[0][0] else []
-    return pieces + [Piece(at, data[start:end], gate=hold) for (start, hold), end in zip(cuts, ends, strict=True)]
-
-
-SPEAKERS: dict[str, Callable[[int, Ledger], Conversation]] = {"redis": RedisConversation}
-"""The protocols that a proxy can read."""

@@ -9,7 +9,8 @@ class Counts:
 
     `bytes_to_server` and `bytes_to_client` were passed on, not only received.
 
-    For Redis also (0 otherwise): a *request* is a complete command, MULTI, each queued command and EXEC one each.
+    For Redis and PostgreSQL also (0 otherwise): a *request* is a complete command, MULTI, each queued command and
+    EXEC one each.
     A *round trip* begins with a request on a connection that owes no reply, and ends when all replies owed on it
     have been passed on and no request is half sent: a pipeline of 100 commands is one, and so is what several
     tasks send over one connection while one of them waits. It is counted as it begins. A client that sends a
@@ -19,7 +20,10 @@ class Counts:
     A *handshake* is what client libraries say when they connect: HELLO, AUTH, SELECT, CLIENT SETINFO, SETNAME, CAPA,
     MAINT_NOTIFICATIONS before the connection's first other command. Handshakes and their round trips are not in
     `requests` and `round_trips`.
-    `unread` connections stopped being read: a replica's stream (after PSYNC), TLS, or anything else but RESP.
+    For PostgreSQL a request is a statement that is executed (BEGIN and COMMIT too; several in one simple query are
+    one), and a round trip ends with ReadyForQuery: preparing a statement costs a round trip and is no request. A
+    handshake is a connection's start, pushes are notifications.
+    `unread` connections stopped being read: a replica's stream, TLS, or another protocol.
     """
 
     accepted: int = 0

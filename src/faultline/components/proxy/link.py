@@ -41,6 +41,12 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
 
     @property
+    def upstream_port(self) -> int | None:
+        """The port from which the server is connected to; None before and after."""
+        transport = self._server.transport
+        return transport.get_extra_info("sockname")[1] if transport and not self._server.closed.is_set() else None
+
+    @property
     def pipes(self) -> tuple[Pipe, Pipe]:
         """Both directions."""
         return self.to_server, self.to_client

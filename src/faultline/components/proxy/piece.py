@@ -35,3 +35,12 @@ class Piece:
         if by not in self.struck_by:
             self.struck_by += (by,)
             by.hit()
+
+
+def cut_at(data: bytes, at: float, cuts: list[tuple[int, Hold]]) -> list[Piece]:
+    """The bytes in pieces, so that a new one with its hold begins at each cut."""
+    if not cuts:
+        return [Piece(at, data)]
+    ends = [start for start, _ in cuts[1:]] + [len(data)]
+    pieces = [Piece(at, data[: cuts[0][0]])] if cuts[0][0] else []
+    return pieces + [Piece(at, data[start:end], gate=hold) for (start, hold), end in zip(cuts, ends, strict=True)]

@@ -4,17 +4,19 @@ import asyncio
 import socket
 from random import Random
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 from faultline.components.faults import Age, Direction, Fate, Fault
 from faultline.components.proxy.command import Command, Match
-from faultline.components.proxy.conversation import SPEAKERS, Conversation, Unread
+from faultline.components.proxy.conversation import Conversation, Unread
 from faultline.components.proxy.counts import Counts
 from faultline.components.proxy.hold import Barrier, Hold
 from faultline.components.proxy.injected import Injected
 from faultline.components.proxy.ledger import Ledger
 from faultline.components.proxy.link import Link, reset
 from faultline.components.proxy.listener import HOST, Listener
+from faultline.components.proxy.speakers import SPEAKERS, Protocol
+from faultline.components.proxy.watcher import Watcher
 from faultline.components.proxy_errors import NeedsProtocol
 
 AnyHold = TypeVar("AnyHold", bound=Hold)
@@ -39,12 +41,12 @@ class FaultProxy:
         upstream_port: int,
         *,
         seed: int = 0,
-        protocol: Literal["redis"] | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         self.host = HOST
         self._upstream = (upstream_host, upstream_port)
         self._seed = seed
-        self._protocol = protocol
+        self._protocol: Protocol | None = protocol
         self._listener: Listener | None = None
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._injected: list[Injected] = []
@@ -131,10 +133,31 @@ class FaultProxy:
         """Hold `n` matching requests until all of them are there, then let them all go."""
         return self._keep(Barrier(match, n, skip=0, seen=self._ledger.last_seen), self._ledger.request_holds)
 
+    def watch(self, watcher: Watcher | None) -> None:
+        """Tell this watcher of every request from now on, handshakes excepted; None: nobody any more."""
+        if self._protocol is None:
+            raise NeedsProtocol
+        self._ledger.watcher = watcher
+
+    async def sever(self) -> list[int]:
+        """Hang up on both sides of every connection, also of those not accepted yet; what is held or queued is lost.
+
+        As when the client dies: what it had sent before is with the server. Returns the ports from which the proxy
+        had connected to the server, once these are closed.
+        """
+        ports = [port for link in self._links if (port := link.upstream_port)]
+        for link in list(self._links):
+            link.end(Fate.CUT)
+        if self._listener:
+            self._listener.shut()
+        self._listen()
+        await asyncio.gather(*self._links.values(), return_exceptions=True)
+        return ports
+
     def _accepted(self, client: socket.socket) -> None:
         self._ledger.tally.accepted += 1
         number = self._ledger.tally.accepted
-        speaker = SPEAKERS.get(self._protocol or "")
+        speaker = SPEAKERS[self._protocol] if self._protocol else None
         conversation: Conversation = speaker(number, self._ledger) if speaker else Unread()
         link = Link(number, conversation=conversation, tally=self._ledger.tally)
         for injected in self._injected:

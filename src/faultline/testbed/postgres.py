@@ -1,0 +1,112 @@
+"""A PostgreSQL server of a check: its address for the learner's code, questions of the grader's own for the truth."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from faultline.components import Instance
+from faultline.components.component import Address
+from faultline.components.proxy import FaultProxy
+from faultline.testbed.history import History
+from faultline.testbed.until import until
+
+Row = tuple[Any, ...]
+
+
+def dsn_of(at: Address, *, user: str = "postgres") -> str:
+    """What psycopg, asyncpg and libpq take; without TLS, so that a proxy can read along."""
+    return f"postgresql://{user}@{at.host}:{at.port}/postgres?sslmode=disable&gssencmode=disable&connect_timeout=10"
+
+
+@dataclass(slots=True, eq=False)
+class PostgresServer:
+    """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
+
+    instance: Instance
+    history: History
+    _asking: "psycopg.AsyncConnection[Row] | None" = None
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        """As it appears in timelines."""
+        return self.instance.name
+
+    def at(self, *, user: str = "postgres") -> str:
+        """Its address as contracts take it, a connection string; `user` may be a role that the check has made."""
+        return dsn_of(self.instance, user=user)
+
+    async def truth(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """The rows that one statement gives, committed at once; on a connection of the grader's own.
+
+        After a restart it connects anew. Raises `psycopg.Error`.
+        """
+        async with self._one_at_a_time:
+            if self._asking is None or self._asking.closed:
+                self._asking = await self.connect(autocommit=True)
+            cursor = await self._asking.execute(sql.encode(), parameters or None)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def connect(self, *, autocommit: bool = False) -> "psycopg.AsyncConnection[Row]":
+        """A connection more for the check itself, which closes it."""
+        return await psycopg.AsyncConnection.connect(self.at(), autocommit=autocommit)
+
+    async def script(self, sql: str) -> None:
+        """Several statements at once: a schema, or what a check finds there at its beginning."""
+        async with await self.connect(autocommit=True) as connection:
+            await connection.execute(sql.encode())
+
+    async def kill(self) -> None:
+        """End all its processes at once (kill -9); what was committed is there after `restart`."""
+        self.history.note(self.name, "killed (SIGKILL)")
+        await self.instance.kill()
+        await self.close()
+
+    async def restart(self) -> None:
+        """Start it again on the same port, with the data that it had put on disk."""
+        await self.close()
+        await self.instance.restart()
+        self.history.note(self.name, "started again")
+
+    async def pause(self) -> None:
+        """Make it silent: connections stay, nothing is answered (SIGSTOP)."""
+        await self.instance.pause()
+        self.history.note(self.name, "paused (SIGSTOP)")
+
+    async def resume(self) -> None:
+        """Let it answer again (SIGCONT)."""
+        self.history.note(self.name, "resumed (SIGCONT)")
+        await self.instance.resume()
+
+    async def forgotten(self, ports: Sequence[int]) -> None:
+        """Return when it has ended all sessions that came from these ports, whose connections are closed."""
+        await until(lambda: self._knows_none_of(ports), f"{self.name} had ended the sessions of the dead")
+
+    async def _knows_none_of(self, ports: Sequence[int]) -> bool:
+        return not await self.truth("SELECT pid FROM pg_stat_activity WHERE client_port = ANY (%s)", (list(ports),))
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._asking is not None:
+            await self._asking.close()
+        self._asking = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedPostgres:
+    """The way to a server that leads through a fault proxy of its own."""
+
+    proxy: FaultProxy
+    server: PostgresServer
+
+    @property
+    def requests(self) -> int:
+        """Statements that were executed through it until now, BEGIN and COMMIT too."""
+        return self.proxy.counts.requests
+
+    def at(self, *, user: str = "postgres") -> str:
+        """The proxy's address as contracts take it, a connection string."""
+        return dsn_of(self.proxy, user=user)
