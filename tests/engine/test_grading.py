@@ -309,4 +309,5 @@ def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
         process_limit=30,
     )
     assert grade.ended
-    assert grade.ended.trouble.endswith("its limit is 30")
+    assert grade.ended.trouble.endswith("processes, started by your code; its limit is 30")
+    assert grade.verdict is Verdict.FAIL

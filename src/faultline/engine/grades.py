@@ -58,7 +58,7 @@ class Grade:
     @property
     def verdict(self) -> Verdict:
         """The verdict on the whole; `error` until the run has ended."""
-        if self.ended is None or len(self.judged) != len(self.checks):
+        if self.ended is None or (len(self.judged) != len(self.checks) and not self.ended.theirs):
             return Verdict.ERROR
         return overall(self.judged, self.ended)
 

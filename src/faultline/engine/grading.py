@@ -12,6 +12,7 @@ import io
 import os
 import random
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 from faultline.components import Clone
+from faultline.engine.readable import readable
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
 from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, Vacuous, timeline
@@ -51,9 +53,13 @@ _UNUSED = [
     "unraisableexception",
     "warnings",
 ]
+_SHOWN = 2000  # characters of what was seen or printed
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)  # not `Exception`s for Python
 
 AT_ONCE = 2  # checks; they mostly wait, and each has servers and processes of its own
+_RESERVE = 0.05  # share of the run's limit that is kept for the end of it
+_DIGITS = 10_000  # of an integer that a learner's process may send
+_ANSWERS = ("checks.py", "mutants.toml", "solution", "alternatives", "outsiders")
 SAME = 0.1  # two times that differ by less than this share are the same
 
 
@@ -77,6 +83,8 @@ class Grader:
     emit: Callable[[Event], None]
     nursery: Nursery
     trouble: list[str] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+    _hung: bool = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A checks.py that cannot be imported is our error."""
@@ -107,18 +115,30 @@ class Grader:
     async def _judged(self, item: pytest.Function, free: asyncio.Semaphore) -> Judged:
         async with free:
             began = time.monotonic()
-            attempt = await self._judge(_name(item), item)
+            attempt = self._too_late() or await self._judge(_name(item), item)
         promise, look = _learner_facing(item.function)
         return Judged(
             check=_name(item),
             promise=promise,
             verdict=attempt.verdict,
             seconds=round(time.monotonic() - began, 3),
-            seen=attempt.seen,
-            picture=attempt.picture,
+            seen=readable(attempt.seen[:_SHOWN]),
+            picture=readable(attempt.picture),
             look=look,
-            printed=attempt.printed,
+            printed=readable(attempt.printed[-_SHOWN:]),
         )
+
+    def _left(self) -> float:
+        """Seconds that checks may still take of the run's limit."""
+        return self._began + (1 - _RESERVE) * self.request.limit - time.monotonic()
+
+    def _too_late(self) -> _Attempt | None:
+        if self._left() > 0:
+            return None
+        if self._hung:
+            return _Attempt(Verdict.FAIL, f"it was not begun: those that hung had used up the {self.request.limit:g} s")
+        seen = f"it was not begun: the {self.request.limit:g} s of the run were used up; this machine is busy"
+        return _Attempt(Verdict.UNKNOWN, seen)
 
     async def _judge(self, check: str, item: pytest.Function) -> _Attempt:
         first = await self._attempt(check, item, patience=1.0)
@@ -143,9 +163,11 @@ class Grader:
         seed = random.Random(f"{self.request.seed}:{check}").getrandbits(32)
         folder = Path(self.request.folder) / f"{check}-{patience:.1f}"
         folder.mkdir(parents=True)
-        solution = Solution(Path(self.request.solution), self.request.module)
+        solution = Solution(Path(self.request.solution), self.request.module, _hidden(self.request))
         opened = None
-        timer = asyncio.timeout(self.request.check_limit * patience)
+        places: dict[str, str] = {}
+        limit = min(self.request.check_limit * patience, self._left())
+        timer = asyncio.timeout(limit)
         try:
             async with Testbed.opened(
                 solution=solution,
@@ -155,20 +177,26 @@ class Grader:
                 clone=_our_own(Clone.here()),
                 patience=patience,
             ) as opened:
-                async with timer:
-                    await item.obj(testbed=opened, **_parameters(item))
+                try:
+                    async with timer:
+                        await item.obj(testbed=opened, **_parameters(item))
+                except TimeoutError:
+                    places = await opened.places() if timer.expired() else {}
+                    raise
                 opened.prove_faults()
         except (Exception, *_OUTCOMES) as error:  # whatever a check or the learner's code raises becomes a verdict
             if opened is None:
                 return _Attempt(Verdict.ERROR, _ours(error))
             if isinstance(error, TimeoutError) and timer.expired():
-                return _hung(opened, self.request.check_limit * patience)
+                self._hung = True
+                return _hung(opened, limit, places)
             return _failed(_known(_leaf(error), opened), opened)
         return _Attempt(Verdict.PASS, late=opened.late)
 
 
 def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     """Run the checks; returns what kept them from being judged, or "". Call it in a process of its own."""
+    sys.set_int_max_str_digits(_DIGITS)
     grader = Grader(request, emit, Nursery.forked())
     without = [option for name in _UNUSED for option in ("-p", f"no:{name}")]
     options = [*without, "--import-mode=importlib", "--noconftest", "-c", os.devnull, "--rootdir"]
@@ -187,6 +215,12 @@ def _our_own(clone: Clone) -> Clone:
     return Clone(clone.root, ours)
 
 
+def _hidden(request: RunRequest) -> tuple[str, ...]:
+    """What no learner's process has any business in: the answers, and what the lab keeps."""
+    module = Path(request.checks).parent
+    return (str(Path(request.root) / ".lab"), *(str(module / name) for name in _ANSWERS))
+
+
 def _name(item: pytest.Item) -> str:
     return item.name.removeprefix("test_")
 
@@ -202,11 +236,15 @@ def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:
     return paragraphs[0].replace("\n", " "), " ".join(look.removeprefix("Look:").split())
 
 
-def _hung(testbed: Testbed, limit: float) -> _Attempt:
+def _hung(testbed: Testbed, limit: float, places: dict[str, str]) -> _Attempt:
     now = testbed.history.now()
-    waiting = [f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()]
+    at = {name: f", at {place}" for name, place in places.items()}
+    waiting = [
+        f"{one.lane} in {one.what} since {now - one.start:.1f} s{at.get(one.lane, '')}"
+        for one in testbed.history.pending()
+    ]
     seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
-    return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+    return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), testbed.printed)
 
 
 def _known(error: BaseException, testbed: Testbed) -> BaseException:
@@ -224,7 +262,7 @@ def _failed(error: BaseException, testbed: Testbed) -> _Attempt:
     verdict, seen, witness = _said(error)
     missed = error if isinstance(error, BudgetMissed) else None
     picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, testbed.history.now())
-    return _Attempt(verdict, seen, picture, _printed(testbed), missed)
+    return _Attempt(verdict, seen, picture, testbed.printed, missed)
 
 
 def _said(error: BaseException) -> tuple[Verdict, str, Sequence[Entry]]:
@@ -268,8 +306,3 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _picture(testbed: Testbed, witness: Sequence[Entry], now: float) -> str:
     return timeline(testbed.history.around(witness), pending_from=now)
-
-
-def _printed(testbed: Testbed) -> str:
-    said = [path.read_text(errors="replace") for path in sorted(testbed.folder.glob("*.out"))]
-    return "".join(said)[-2000:]
