@@ -292,6 +292,21 @@ def test_a_run_beyond_its_limit_is_ended(warm: WarmRunner, asked: Callable[..., 
     assert events[-1].trouble == "the run was ended after 0.3 s, its limit"
 
 
+def test_checks_that_hang_one_after_the_other_are_failures_and_not_the_end_of_the_run(graded: Graded) -> None:
+    checks = "".join(
+        f"async def test_{number}(testbed): await (await testbed.process('till-1')).new('Lock')\n"
+        for number in range(7)
+    )
+    grade = graded(checks, "while True: pass\n", check_limit=4.0, limit=12.0)
+    assert [one.verdict for one in grade.judged] == [Verdict.FAIL] * 7
+    assert grade.judged[0].seen.startswith("it did not end within 4 s: till-1 in Lock() since 4.")
+    assert grade.judged[0].seen.endswith(" s, at answer.py:1")
+    assert grade.judged[-1].seen == "it was not begun: those that hung had used up the 12 s"
+    assert grade.verdict is Verdict.FAIL
+    assert grade.ended
+    assert grade.ended.trouble == ""
+
+
 def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
     grade = graded(
         """

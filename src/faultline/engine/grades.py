@@ -32,7 +32,7 @@ def request(
         folder=str(run_folder(root)),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         only=list(only),
-        limit=max(60.0, 6 * exercise.toml.budget),
+        limit=max(90.0, 6 * exercise.toml.budget),
     )
 
 

@@ -57,7 +57,7 @@ _SHOWN = 2000  # characters of what was seen or printed
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)  # not `Exception`s for Python
 
 AT_ONCE = 2  # checks; they mostly wait, and each has servers and processes of its own
-_RESERVE = 0.05  # share of the run's limit that is kept for the end of it
+_RESERVE = 5.0  # seconds of the run's limit that are kept for the end of it, or a quarter
 _DIGITS = 10_000  # of an integer that a learner's process may send
 _ANSWERS = ("checks.py", "mutants.toml", "solution", "alternatives", "outsiders")
 SAME = 0.1  # two times that differ by less than this share are the same
@@ -130,10 +130,11 @@ class Grader:
 
     def _left(self) -> float:
         """Seconds that checks may still take of the run's limit."""
-        return self._began + (1 - _RESERVE) * self.request.limit - time.monotonic()
+        limit = self.request.limit
+        return self._began + limit - min(_RESERVE, limit / 4) - time.monotonic()
 
     def _too_late(self) -> _Attempt | None:
-        if self._left() > 0:
+        if self._left() > min(self.request.check_limit, self.request.limit / 2):
             return None
         if self._hung:
             return _Attempt(Verdict.FAIL, f"it was not begun: those that hung had used up the {self.request.limit:g} s")
@@ -166,7 +167,7 @@ class Grader:
         solution = Solution(Path(self.request.solution), self.request.module, _hidden(self.request))
         opened = None
         places: dict[str, str] = {}
-        limit = min(self.request.check_limit * patience, self._left())
+        limit = min(self.request.check_limit * patience, max(0.0, self._left()))
         timer = asyncio.timeout(limit)
         try:
             async with Testbed.opened(
@@ -188,8 +189,9 @@ class Grader:
             if opened is None:
                 return _Attempt(Verdict.ERROR, _ours(error))
             if isinstance(error, TimeoutError) and timer.expired():
-                self._hung = True
-                return _hung(opened, limit, places)
+                known = limit >= self.request.check_limit or self._hung  # otherwise it is the run that was too slow
+                self._hung = self._hung or known
+                return _hung(opened, limit, places, Verdict.FAIL if known else Verdict.UNKNOWN)
             return _failed(_known(_leaf(error), opened), opened)
         return _Attempt(Verdict.PASS, late=opened.late)
 
@@ -236,7 +238,7 @@ def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:
     return paragraphs[0].replace("\n", " "), " ".join(look.removeprefix("Look:").split())
 
 
-def _hung(testbed: Testbed, limit: float, places: dict[str, str]) -> _Attempt:
+def _hung(testbed: Testbed, limit: float, places: dict[str, str], verdict: Verdict) -> _Attempt:
     now = testbed.history.now()
     at = {name: f", at {place}" for name, place in places.items()}
     waiting = [
@@ -244,7 +246,7 @@ def _hung(testbed: Testbed, limit: float, places: dict[str, str]) -> _Attempt:
         for one in testbed.history.pending()
     ]
     seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
-    return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), testbed.printed)
+    return _Attempt(verdict, seen, _picture(testbed, (), now), testbed.printed)
 
 
 def _known(error: BaseException, testbed: Testbed) -> BaseException:

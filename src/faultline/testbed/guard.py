@@ -53,7 +53,7 @@ class _Hidden:
         for argument in arguments:
             path = _real(argument)
             if path and _inside(path, self._hidden) and not _inside(path, self._own):
-                raise Refused(f"{path} belongs to the lab, and your code tried to open or change it")
+                raise Refused(f"{path} is the lab's; your code may neither open nor change it")
 
 
 def _real(argument: Any) -> str:
@@ -74,14 +74,14 @@ class _Lab:
 
     def __init__(self) -> None:
         self._pids = _ancestors()
-        self._pids |= {os.getpgid(pid) for pid in self._pids}
+        self._pids |= {os.getpgid(pid) for pid in self._pids} - {0}  # 0: not to be seen from here
 
     def refuse(self, arguments: tuple[Any, ...]) -> None:
         target, number = arguments
         if target == -1:
-            raise Refused(f"your code tried to send signal {number} to every process of this user")
+            raise Refused(f"signal {number} to every process of this user")
         if abs(target) in self._pids:  # a negative number is a group
-            raise Refused(f"your code tried to send signal {number} to process {target}, which is none of its own")
+            raise Refused(f"signal {number} to process {target}, which your code has not started")
 
 
 def _ancestors() -> set[int]:
@@ -106,4 +106,4 @@ class _Flood:
     def refuse(self, _: tuple[Any, ...]) -> None:
         self._count[0] += 1
         if self._count[0] > self._starts:
-            raise Refused(f"your code tried to start more than {self._starts} processes")
+            raise Refused(f"more than {self._starts} processes started")

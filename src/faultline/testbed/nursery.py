@@ -118,6 +118,7 @@ class Nursery:
             self._births[self._count] = born
             self._watchers[self._count] = on_exit
             try:
+                os.kill(self.pid, signal.SIGCONT)  # whoever has stopped it
                 socket.send_fds(self._control, [msgspec.msgpack.encode(birth)], [connection.fileno()])
                 async with asyncio.timeout(_BORN_WITHIN):
                     return await born

@@ -22,6 +22,7 @@ from faultline.testbed.timeline import brief
 
 _VERIFY_WITHIN = 5.0  # seconds for the kernel to do what a signal asks
 _STOPPED = {"T", "t"}
+_ENDED = {"Z", "X"}
 _GONE_WITHIN = 1.0  # seconds from a connection's end to the word that its process has ended
 _PLACE_WITHIN = 0.5  # seconds for a process to write where it is
 
@@ -254,10 +255,10 @@ class LearnerProcess:
     def _death(self, when: str) -> ProcessDied:
         if self._killed:
             return ProcessDied(f"{self.name} was killed by the check {_before(when)}")
+        if self._excess:
+            return ProcessDied(f"the process of your code, {self.name}, was ended when it {when}: {self._excess}")
         last = self.printed().strip().splitlines()[-3:]
         said = f"; it last printed: {' / '.join(last)}" if last else ""
-        if self._excess:
-            return ProcessDied(f"the process of your code, {self.name}, was ended when it {when}: {self._excess}{said}")
         how = _how_it_ended(self.exit_code or 0)
         return ProcessDied(f"the process of your code, {self.name}, ended {how} when it {when}{said}")
 
@@ -273,6 +274,10 @@ class LearnerProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gone.wait(), _GONE_WITHIN)
             return  # the nursery has told how it ended
+        if self._state() in _ENDED:  # the nursery is still busy with what it has left
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), _VERIFY_WITHIN)
+                return
         self._lost = why
         self._fail_waiting(lambda doing: ProcessDied(f"{self.name} {why} in {doing}, and lives on"))
 

@@ -129,7 +129,7 @@ def frame(message: Request | Reply | Failure) -> bytes:
     """The bytes of one message; raises `TooLarge`."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
-        raise TooLarge(f"{len(body):,} bytes in one piece; {MAX_FRAME:,} can travel between grader and solution")
+        raise TooLarge(f"{len(body):,} bytes in one piece; {MAX_FRAME:,} can travel between your process and the check")
     return _LENGTH.pack(len(body)) + body
 
 
