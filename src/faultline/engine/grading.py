@@ -83,7 +83,7 @@ class Grader:
     emit: Callable[[Event], None]
     nursery: Nursery
     trouble: list[str] = field(default_factory=list)
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = 0.0
     _hung: bool = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -107,6 +107,7 @@ class Grader:
         return True
 
     async def _judge_all(self, items: list[pytest.Function]) -> None:
+        self._began = time.monotonic()
         free = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for judged in [group.create_task(self._judged(item, free)) for item in items]:
