@@ -20,6 +20,12 @@ SOLUTION = """
             print("acquiring")
             return timeout
 
+        def nothing(self):
+            pass
+
+        def several(self):
+            return ["one"]
+
         def fail(self):
             raise LookupError("there is none")
 
@@ -95,6 +101,17 @@ ENDS = [
     ("with testbed.raises('LockLost'): await lock.acquire(1)", Verdict.FAIL, "promised was LockLost, but nothing"),
     ("with testbed.raises('LockLost'): await lock.fail()", Verdict.FAIL, "promised was LockLost, raised was Look"),
     ("with testbed.raises('Exception'): await lock.fail()", Verdict.PASS, ""),
+    (
+        "x = await lock.nothing(); x.token",
+        Verdict.FAIL,
+        "nothing() gave None in till-1, and the check cannot use that: ",
+    ),
+    ("x = await lock.nothing(); assert x > 1", Verdict.FAIL, "nothing() gave None in till-1, and the check cannot"),
+    ("x = await lock.nothing(); x = x or 1; x.token", Verdict.ERROR, "AttributeError: 'int' object has no"),
+    ("x = await lock.nothing(); 1 + ''", Verdict.ERROR, "TypeError: unsupported operand"),
+    ("[x] = await lock.several(); x.append(1)", Verdict.FAIL, "several() gave ['one'] in till-1, and the check"),
+    ("assert lock.token > 1", Verdict.FAIL, "Lock.token is no value that can be read"),
+    ("assert lock.token == 1, lock.token", Verdict.FAIL, "<Lock.token is no value that can be read>"),
     ("raise Vacuous('no fault')", Verdict.ERROR, "Vacuous: no fault (checks.py:"),
     ("raise KeyError('ours')", Verdict.ERROR, "KeyError: 'ours' (checks.py:"),
     ("import pytest; pytest.skip('no')", Verdict.ERROR, "Skipped: no"),

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from faultline.components import Clone
+from faultline.engine.blame import unusable
 from faultline.engine.readable import readable
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
@@ -193,7 +194,7 @@ class Grader:
                 known = limit >= self.request.check_limit or self._hung  # otherwise it is the run that was too slow
                 self._hung = self._hung or known
                 return _hung(opened, limit, places, Verdict.FAIL if known else Verdict.UNKNOWN)
-            return _failed(_known(_leaf(error), opened), opened)
+            return _failed(_known(_leaf(error), opened), opened, Path(self.request.checks))
         return _Attempt(Verdict.PASS, late=opened.late)
 
 
@@ -261,7 +262,9 @@ def _known(error: BaseException, testbed: Testbed) -> BaseException:
     return error
 
 
-def _failed(error: BaseException, testbed: Testbed) -> _Attempt:
+def _failed(error: BaseException, testbed: Testbed, checks: Path) -> _Attempt:
+    if given := unusable(error, testbed, checks):
+        error = Broken(given)
     verdict, seen, witness = _said(error)
     missed = error if isinstance(error, BudgetMissed) else None
     picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, testbed.history.now())

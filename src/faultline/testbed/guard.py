@@ -38,7 +38,10 @@ def guard(*, hidden: Sequence[str], own: Sequence[str], starts: int) -> None:
     sys.addaudithook(hook)
 
 
-_ON_A_PATH = ("open", "os.chmod", "os.chown", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
+_ON_A_PATH = (
+    *("open", "os.chmod", "os.chown", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"),
+    "sqlite3.connect",  # the learner's progress is kept in such a file
+)
 _ON_TWO_PATHS = ("os.link", "os.rename", "os.symlink")
 
 

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -201,11 +202,13 @@ class _Cradle:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        looked = 0.0
         while True:
             patience = _LOOK_EVERY if self._numbers else None
             ready, _, _ = select.select([self._control.fileno(), self._wake_read], [], [], patience)
-            if not ready:
+            if time.monotonic() > looked + _LOOK_EVERY:
                 self._look()
+                looked = time.monotonic()
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
                 self._reap()

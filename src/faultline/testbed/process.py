@@ -16,6 +16,7 @@ from faultline.testbed import wire
 from faultline.testbed.errors import Broken, ProcessDied, Raised, TestbedError
 from faultline.testbed.history import History, Operation, Outcome
 from faultline.testbed.learner import WHERE, Birth
+from faultline.testbed.method import Method
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.tail import Tail
 from faultline.testbed.timeline import brief
@@ -55,7 +56,7 @@ class Remote:
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await self._process.request(self._ref, name, args, kwargs)
 
-        return call
+        return Method(self._ref.kind, name, call)
 
     async def fetch(self, attribute: str) -> Any:
         """The attribute's value now."""
