@@ -102,6 +102,12 @@ ENDS = [
     ("with testbed.raises('LockLost'): await lock.fail()", Verdict.FAIL, "promised was LockLost, raised was Look"),
     ("with testbed.raises('Exception'): await lock.fail()", Verdict.PASS, ""),
     (
+        "r = await testbed.redis(); await r.truth.set('x', lock.token)",
+        Verdict.FAIL,
+        "Lock() gave Lock() in till-1, and",
+    ),
+    ("await lock.nothing(); r = await testbed.redis(); await r.truth.set('x', {})", Verdict.ERROR, "DataError: "),
+    (
         "x = await lock.nothing(); x.token",
         Verdict.FAIL,
         "nothing() gave None in till-1, and the check cannot use that: ",
