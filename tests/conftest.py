@@ -1,6 +1,7 @@
 """A clone of its own for a test, with one small module in it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,25 @@ FILES = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--write`: write what was measured into docs/containment.md, instead of comparing with it."""
+    parser.addoption("--write", action="store_true", help="write docs/containment.md as measured")
+
+
 @pytest.fixture
 def tiny_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A clone in which redis/05 is a counter that needs no server; `LAB_ROOT` points there."""
-    root = tmp_path / "clone"
+    return _cloned(tmp_path / "clone", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def shared_tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _cloned(tmp_path_factory.mktemp("shared") / "clone", patch)
+
+
+def _cloned(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = root / "sandbox" / "redis-learning" / MODULE
     for name, text in FILES.items():
         write(module / name, text)

@@ -20,6 +20,12 @@ SOLUTION = """
             print("acquiring")
             return timeout
 
+        def nothing(self):
+            pass
+
+        def several(self):
+            return ["one"]
+
         def fail(self):
             raise LookupError("there is none")
 
@@ -95,6 +101,23 @@ ENDS = [
     ("with testbed.raises('LockLost'): await lock.acquire(1)", Verdict.FAIL, "promised was LockLost, but nothing"),
     ("with testbed.raises('LockLost'): await lock.fail()", Verdict.FAIL, "promised was LockLost, raised was Look"),
     ("with testbed.raises('Exception'): await lock.fail()", Verdict.PASS, ""),
+    (
+        "r = await testbed.redis(); await r.truth.set('x', lock.token)",
+        Verdict.FAIL,
+        "Lock() gave Lock() in till-1, and",
+    ),
+    ("await lock.nothing(); r = await testbed.redis(); await r.truth.set('x', {})", Verdict.ERROR, "DataError: "),
+    (
+        "x = await lock.nothing(); x.token",
+        Verdict.FAIL,
+        "nothing() gave None in till-1, and the check cannot use that: ",
+    ),
+    ("x = await lock.nothing(); assert x > 1", Verdict.FAIL, "nothing() gave None in till-1, and the check cannot"),
+    ("x = await lock.nothing(); x = x or 1; x.token", Verdict.ERROR, "AttributeError: 'int' object has no"),
+    ("x = await lock.nothing(); 1 + ''", Verdict.ERROR, "TypeError: unsupported operand"),
+    ("[x] = await lock.several(); x.append(1)", Verdict.FAIL, "several() gave ['one'] in till-1, and the check"),
+    ("assert lock.token > 1", Verdict.FAIL, "Lock.token is no value that can be read"),
+    ("assert lock.token == 1, lock.token", Verdict.FAIL, "<Lock.token is no value that can be read>"),
     ("raise Vacuous('no fault')", Verdict.ERROR, "Vacuous: no fault (checks.py:"),
     ("raise KeyError('ours')", Verdict.ERROR, "KeyError: 'ours' (checks.py:"),
     ("import pytest; pytest.skip('no')", Verdict.ERROR, "Skipped: no"),
@@ -292,6 +315,21 @@ def test_a_run_beyond_its_limit_is_ended(warm: WarmRunner, asked: Callable[..., 
     assert events[-1].trouble == "the run was ended after 0.3 s, its limit"
 
 
+def test_checks_that_hang_one_after_the_other_are_failures_and_not_the_end_of_the_run(graded: Graded) -> None:
+    checks = "".join(
+        f"async def test_{number}(testbed): await (await testbed.process('till-1')).new('Lock')\n"
+        for number in range(7)
+    )
+    grade = graded(checks, "while True: pass\n", check_limit=4.0, limit=12.0)
+    assert [one.verdict for one in grade.judged] == [Verdict.FAIL] * 7
+    assert grade.judged[0].seen.startswith("it did not end within 4 s: till-1 in Lock() since 4.")
+    assert grade.judged[0].seen.endswith(" s, at answer.py:1")
+    assert grade.judged[-1].seen == "it was not begun: those that hung had used up the 12 s"
+    assert grade.verdict is Verdict.FAIL
+    assert grade.ended
+    assert grade.ended.trouble == ""
+
+
 def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
     grade = graded(
         """
@@ -309,4 +347,5 @@ def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
         process_limit=30,
     )
     assert grade.ended
-    assert grade.ended.trouble.endswith("its limit is 30")
+    assert grade.ended.trouble.endswith("processes, started by your code; its limit is 30")
+    assert grade.verdict is Verdict.FAIL

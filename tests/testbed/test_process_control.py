@@ -39,6 +39,17 @@ COUNTER = """
     def leave_a_subprocess():
         return subprocess.Popen(["sleep", "600"]).pid
 
+    def leave_a_detached_process():
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if pid := os.fork():
+                os.write(write, str(pid).encode())
+                os._exit(0)
+            time.sleep(600)
+        os.wait()
+        return int(os.read(read, 20))
+
     def leave_a_fork():
         if pid := os.fork():
             return pid
@@ -92,13 +103,13 @@ async def test_a_killed_process_is_gone_and_what_it_was_doing_is_unknown(on_test
 
         assert not psutil.pid_exists(process.pid)
         assert process.exit_code == -signal.SIGKILL
-        with pytest.raises(ProcessDied, match="till-1 was killed by the check before it was asked something"):
+        with pytest.raises(ProcessDied, match=r"till-1 was killed by the check while it was in spin\(\)"):
             await asked
         with pytest.raises(ProcessDied, match="was killed by the check before it was asked for total"):
             await process.request(None, "total", (), {})
 
 
-@pytest.mark.parametrize("kind", ["a_thread", "a_subprocess", "a_fork", "a_task"])
+@pytest.mark.parametrize("kind", ["a_thread", "a_subprocess", "a_fork", "a_detached_process", "a_task"])
 @pytest.mark.parametrize("by", ["the end of the check", "kill", "its own exit"])
 async def test_what_a_process_leaves_running_ends_with_it(in_process: InProcess, kind: str, by: str) -> None:
     async with in_process(COUNTER) as process:

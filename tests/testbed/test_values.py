@@ -127,10 +127,10 @@ async def test_what_should_be_an_object_and_is_not_is_the_learners_failure(in_pr
             await process.new("lock")
 
 
-async def test_data_that_is_inside_itself_is_an_error_and_no_hang(in_process: InProcess) -> None:
+async def test_data_that_is_inside_itself_stays_where_it_is(in_process: InProcess) -> None:
     async with in_process(LEASE) as process:
-        with pytest.raises(Raised, match="RecursionError"):
-            await process.request(None, "itself", (), {})
+        found = await process.request(None, "itself", (), {})
+        assert (type(found), found.ref.kind) == (Remote, "list")
 
 
 async def test_too_much_in_one_piece_is_an_error_and_no_hang(in_process: InProcess) -> None:

@@ -84,7 +84,10 @@ class VerdictLines:
         yield ""
         if ended.trouble:
             yield from self._labelled("trouble", ended.trouble)
-            yield "  The grader itself broke: this says nothing about your code. Please report it with the lines above."
+            if ended.theirs:
+                yield f"  Your code broke the run off; {kept} of {total} promises had been kept by then."
+            else:
+                yield "  The grader itself broke: nothing is known of your code. Please report it with the lines above."
             return
         match grade.verdict:
             case Verdict.PASS:

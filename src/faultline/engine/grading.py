@@ -11,6 +11,7 @@ import inspect
 import io
 import os
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from typing import Any
 import pytest
 
 from faultline.components import Clone
+from faultline.engine.blame import unusable
+from faultline.engine.readable import readable
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
 from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, Vacuous, timeline
@@ -50,9 +53,13 @@ _UNUSED = [
     "unraisableexception",
     "warnings",
 ]
+_SHOWN = 2000  # characters of what was seen or printed
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)  # not `Exception`s for Python
 
 AT_ONCE = 2  # checks; they mostly wait, and each has servers and processes of its own
+_RESERVE = 5.0  # seconds of the run's limit that are kept for the end of it, or a quarter
+_DIGITS = 10_000  # of an integer that a learner's process may send
+_ANSWERS = ("checks.py", "mutants.toml", "solution", "alternatives", "outsiders")
 SAME = 0.1  # two times that differ by less than this share are the same
 
 
@@ -76,6 +83,8 @@ class Grader:
     emit: Callable[[Event], None]
     nursery: Nursery
     trouble: list[str] = field(default_factory=list)
+    _began: float = 0.0
+    _hung: bool = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A checks.py that cannot be imported is our error."""
@@ -98,6 +107,7 @@ class Grader:
         return True
 
     async def _judge_all(self, items: list[pytest.Function]) -> None:
+        self._began = time.monotonic()
         free = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for judged in [group.create_task(self._judged(item, free)) for item in items]:
@@ -106,18 +116,31 @@ class Grader:
     async def _judged(self, item: pytest.Function, free: asyncio.Semaphore) -> Judged:
         async with free:
             began = time.monotonic()
-            attempt = await self._judge(_name(item), item)
+            attempt = self._too_late() or await self._judge(_name(item), item)
         promise, look = _learner_facing(item.function)
         return Judged(
             check=_name(item),
             promise=promise,
             verdict=attempt.verdict,
             seconds=round(time.monotonic() - began, 3),
-            seen=attempt.seen,
-            picture=attempt.picture,
+            seen=readable(attempt.seen[:_SHOWN]),
+            picture=readable(attempt.picture),
             look=look,
-            printed=attempt.printed,
+            printed=readable(attempt.printed[-_SHOWN:]),
         )
+
+    def _left(self) -> float:
+        """Seconds that checks may still take of the run's limit."""
+        limit = self.request.limit
+        return self._began + limit - min(_RESERVE, limit / 4) - time.monotonic()
+
+    def _too_late(self) -> _Attempt | None:
+        if self._left() > min(self.request.check_limit, self.request.limit / 2):
+            return None
+        if self._hung:
+            return _Attempt(Verdict.FAIL, f"it was not begun: those that hung had used up the {self.request.limit:g} s")
+        seen = f"it was not begun: the {self.request.limit:g} s of the run were used up; this machine is busy"
+        return _Attempt(Verdict.UNKNOWN, seen)
 
     async def _judge(self, check: str, item: pytest.Function) -> _Attempt:
         first = await self._attempt(check, item, patience=1.0)
@@ -142,9 +165,11 @@ class Grader:
         seed = random.Random(f"{self.request.seed}:{check}").getrandbits(32)
         folder = Path(self.request.folder) / f"{check}-{patience:.1f}"
         folder.mkdir(parents=True)
-        solution = Solution(Path(self.request.solution), self.request.module)
+        solution = Solution(Path(self.request.solution), self.request.module, _hidden(self.request))
         opened = None
-        timer = asyncio.timeout(self.request.check_limit * patience)
+        places: dict[str, str] = {}
+        limit = min(self.request.check_limit * patience, max(0.0, self._left()))
+        timer = asyncio.timeout(limit)
         try:
             async with Testbed.opened(
                 solution=solution,
@@ -155,21 +180,28 @@ class Grader:
                 patience=patience,
                 broker=self.request.broker,
             ) as opened:
-                async with timer:
-                    opened.timer = timer
-                    await item.obj(testbed=opened, **_parameters(item))
+                try:
+                    async with timer:
+                        opened.timer = timer
+                        await item.obj(testbed=opened, **_parameters(item))
+                except TimeoutError:
+                    places = await opened.places() if timer.expired() else {}
+                    raise
                 opened.prove_faults()
         except (Exception, *_OUTCOMES) as error:  # whatever a check or the learner's code raises becomes a verdict
             if opened is None:
                 return _Attempt(Verdict.ERROR, _ours(error))
             if isinstance(error, TimeoutError) and timer.expired():
-                return _hung(opened, self.request.check_limit * patience)
-            return _failed(_known(_leaf(error), opened), opened)
+                known = limit >= self.request.check_limit or self._hung  # otherwise it is the run that was too slow
+                self._hung = self._hung or known
+                return _hung(opened, limit, places, Verdict.FAIL if known else Verdict.UNKNOWN)
+            return _failed(_known(_leaf(error), opened), opened, Path(self.request.checks))
         return _Attempt(Verdict.PASS, late=opened.late)
 
 
 def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     """Run the checks; returns what kept them from being judged, or "". Call it in a process of its own."""
+    sys.set_int_max_str_digits(_DIGITS)
     grader = Grader(request, emit, Nursery.forked())
     without = [option for name in _UNUSED for option in ("-p", f"no:{name}")]
     options = [*without, "--import-mode=importlib", "--noconftest", "-c", os.devnull, "--rootdir"]
@@ -180,6 +212,12 @@ def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} and not grader.trouble:
         grader.trouble.append(f"pytest ended with {status!r}:\n{noise.getvalue()[-2000:]}")
     return "\n".join(grader.trouble)
+
+
+def _hidden(request: RunRequest) -> tuple[str, ...]:
+    """What no learner's process has any business in: the answers, and what the lab keeps."""
+    module = Path(request.checks).parent
+    return (str(Path(request.root) / ".lab"), *(str(module / name) for name in _ANSWERS))
 
 
 def _name(item: pytest.Item) -> str:
@@ -197,11 +235,15 @@ def _learner_facing(function: Callable[..., Any]) -> tuple[str, str]:
     return paragraphs[0].replace("\n", " "), " ".join(look.removeprefix("Look:").split())
 
 
-def _hung(testbed: Testbed, limit: float) -> _Attempt:
+def _hung(testbed: Testbed, limit: float, places: dict[str, str], verdict: Verdict) -> _Attempt:
     now = testbed.history.now()
-    waiting = [f"{one.lane} in {one.what} since {now - one.start:.1f} s" for one in testbed.history.pending()]
+    at = {name: f", at {place}" for name, place in places.items()}
+    waiting = [
+        f"{one.lane} in {one.what} since {now - one.start:.1f} s{at.get(one.lane, '')}"
+        for one in testbed.history.pending()
+    ]
     seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
-    return _Attempt(Verdict.FAIL, seen, _picture(testbed, (), now), _printed(testbed))
+    return _Attempt(verdict, seen, _picture(testbed, (), now), testbed.printed)
 
 
 def _known(error: BaseException, testbed: Testbed) -> BaseException:
@@ -215,11 +257,13 @@ def _known(error: BaseException, testbed: Testbed) -> BaseException:
     return error
 
 
-def _failed(error: BaseException, testbed: Testbed) -> _Attempt:
+def _failed(error: BaseException, testbed: Testbed, checks: Path) -> _Attempt:
+    if given := unusable(error, testbed, checks):
+        error = Broken(given)
     verdict, seen, witness = _said(error)
     missed = error if isinstance(error, BudgetMissed) else None
     picture = "" if verdict is Verdict.ERROR else _picture(testbed, witness, testbed.history.now())
-    return _Attempt(verdict, seen, picture, _printed(testbed), missed)
+    return _Attempt(verdict, seen, picture, testbed.printed, missed)
 
 
 def _said(error: BaseException) -> tuple[Verdict, str, Sequence[Entry]]:
@@ -263,8 +307,3 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _picture(testbed: Testbed, witness: Sequence[Entry], now: float) -> str:
     return timeline(testbed.history.around(witness), pending_from=now)
-
-
-def _printed(testbed: Testbed) -> str:
-    said = [path.read_text(errors="replace") for path in sorted(testbed.folder.glob("*.out"))]
-    return "".join(said)[-2000:]

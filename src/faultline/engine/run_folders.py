@@ -4,10 +4,12 @@ A run removes its folder itself. What a run could not remove because everything 
 does: a folder whose owner is gone is swept, with the processes that its runs have left.
 """
 
+import contextlib
 import itertools
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from faultline.components import processes, sweep
@@ -36,8 +38,17 @@ async def sweep_runs(root: Path) -> list[Path]:
     for path, _ in left:
         for testbed in path.glob("*/"):
             await sweep(testbed)
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
     return [path for path, _ in left]
+
+
+def remove(folder: Path) -> None:
+    """Remove a run's folder with all that is in it, also what the learner's code has locked."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # locked, or nested too deep for Python
+        for command in ("chmod", "-R", "u+rwx"), ("rm", "-rf"):
+            subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
 def _owner() -> str:

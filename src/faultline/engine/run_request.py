@@ -14,6 +14,6 @@ class RunRequest(msgspec.Struct, frozen=True):
     seed: int
     only: list[str] = []  # names of checks; empty: all
     limit: float = 120.0  # seconds for the whole run
-    process_limit: int = 256  # at once, the grader's own and servers included; a check needs ten or twenty
+    process_limit: int = 1024  # at once; a learner's process is ended far earlier, by the nursery
     check_limit: float = 12.0  # seconds after which a check that still runs is a hang
     broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share

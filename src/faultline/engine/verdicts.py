@@ -38,10 +38,14 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """The run is over and everything it started is gone; `trouble` is empty unless the run itself broke."""
+    """The run is over and everything it started is gone; `trouble` is empty unless it was cut short.
+
+    `theirs`: by the learner's code, not by a fault of ours.
+    """
 
     seconds: float
     trouble: str = ""
+    theirs: bool = False
 
 
 Event = Began | Judged | Ended
@@ -62,6 +66,8 @@ def from_line(line: bytes) -> Event:
 
 def overall(judged: list[Judged], ended: Ended) -> Verdict:
     """The verdict on the whole: `error` before `fail` before `unknown`; no check at all is an error."""
+    if ended.theirs:
+        return Verdict.FAIL
     if ended.trouble or not judged:
         return Verdict.ERROR
     found = {one.verdict for one in judged}

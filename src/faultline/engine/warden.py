@@ -9,21 +9,24 @@ import asyncio
 import contextlib
 import os
 import select
-import shutil
 import signal
 import time
 import traceback
 from pathlib import Path
 
+import msgspec
+
 from faultline.components import Unkillable
-from faultline.engine.descendants import become_subreaper, count_descendants, end_descendants
 from faultline.engine.grading import grade
-from faultline.engine.run_folders import sweep_runs
+from faultline.engine.run_folders import remove, sweep_runs
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Ended, Event, to_line
+from faultline.testbed.descendants import become_subreaper, below, end_descendants
 from faultline.testbed.parent_death import die_with_parent
 
 _LOOK_EVERY = 0.5  # seconds
+_WELL = b"end:"  # what the grader's last words begin with, also when there is no trouble to tell
+_LONGEST = 30_000  # bytes of trouble; a pipe holds more
 
 
 def oversee(request: RunRequest, events: int, *, parent: int) -> None:
@@ -37,34 +40,32 @@ def oversee(request: RunRequest, events: int, *, parent: int) -> None:
     become_subreaper()
     began = time.monotonic()
     warden = os.getpid()
+    word, pen = os.pipe()
     grader = os.fork()
     if grader == 0:
-        _be_grader(request, events, warden)
+        _be_grader(request, events, pen, warden)
+    os.close(pen)
     with contextlib.suppress(Unkillable):  # the next run tries again
         asyncio.run(sweep_runs(Path(request.root)))
-    trouble = _watch(grader, events, request) or _told(request)
+    ended = _watch(grader, events, request) or Ended(0, _told(word))
     end_descendants()
-    shutil.rmtree(request.folder, ignore_errors=True)
+    remove(Path(request.folder))
     with contextlib.suppress(BrokenPipeError):
-        _send(events, Ended(round(time.monotonic() - began, 3), trouble))
+        _send(events, msgspec.structs.replace(ended, seconds=round(time.monotonic() - began, 3)))
 
 
-def _be_grader(request: RunRequest, events: int, warden: int) -> None:
+def _be_grader(request: RunRequest, events: int, pen: int, warden: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(signal.SIGKILL, parent=warden)
     trouble = "the grader did not come to its end"
     try:
-        _trouble_file(request).parent.mkdir(parents=True, exist_ok=True)
+        Path(request.folder).mkdir(parents=True, exist_ok=True)
         trouble = grade(request, lambda event: _send(events, event))
     except BaseException as error:  # the last frame of a forked process
         trouble = "".join(traceback.format_exception(error))
     finally:
-        _trouble_file(request).write_text(trouble)
+        os.write(pen, _WELL + trouble.encode(errors="replace")[-_LONGEST:])
         os._exit(0)
-
-
-def _trouble_file(request: RunRequest) -> Path:
-    return Path(request.folder) / "trouble"
 
 
 def _send(events: int, event: Event) -> None:
@@ -73,8 +74,8 @@ def _send(events: int, event: Event) -> None:
         line = line[os.write(events, line) :]
 
 
-def _watch(grader: int, events: int, request: RunRequest) -> str:
-    """Wait for the grader; returns what went wrong, or ""."""
+def _watch(grader: int, events: int, request: RunRequest) -> Ended | None:
+    """Wait for the grader; returns what went wrong, if anything did."""
     deadline = time.monotonic() + request.limit
     handle = os.pidfd_open(grader)
     poller = select.poll()
@@ -83,26 +84,36 @@ def _watch(grader: int, events: int, request: RunRequest) -> str:
     try:
         while not (happened := dict(poller.poll(_LOOK_EVERY * 1000))):
             if time.monotonic() > deadline:
-                return f"the run was ended after {request.limit:g} s, its limit"
-            if (count := count_descendants()) > request.process_limit:
-                return f"the run was ended at {count} processes; its limit is {request.process_limit}"
+                return Ended(0, f"the run was ended after {request.limit:g} s, its limit")
+            if (count := len(below({os.getpid()}))) > request.process_limit:
+                allowed = f"its limit is {request.process_limit}"
+                return Ended(0, f"the run was ended at {count} processes, started by your code; {allowed}", theirs=True)
+            os.kill(grader, signal.SIGCONT)  # whoever has stopped it
     finally:
         os.close(handle)
     if handle not in happened:
-        return "nobody listens any more"
+        return Ended(0, "nobody listens any more")
     _, status = os.waitpid(grader, 0)
     code = os.waitstatus_to_exitcode(status)
-    return "" if code == 0 else f"the grader ended with {code}"
+    return Ended(0, f"the grader {_how_it_ended(code)}") if code else None
 
 
-def _told(request: RunRequest) -> str:
+def _how_it_ended(code: int) -> str:
+    if code != -signal.SIGKILL:
+        return f"ended with {code}"
+    return "was ended by SIGKILL; memory may have run out, or somebody has killed it"
+
+
+def _told(word: int) -> str:
+    os.set_blocking(word, False)
     try:
-        return _trouble_file(request).read_text()
-    except OSError as error:
-        return f"the grader left no word: {error}"
+        said = os.read(word, len(_WELL) + _LONGEST)
+    except BlockingIOError:  # something holds it open
+        said = b""
+    return said.removeprefix(_WELL).decode() if said else "the grader left no word"
 
 
 def _abandon(request: RunRequest) -> None:
     end_descendants()
-    shutil.rmtree(request.folder, ignore_errors=True)
+    remove(Path(request.folder))
     os._exit(1)

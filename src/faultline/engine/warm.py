@@ -9,7 +9,6 @@ warden be killed, what it watched over falls to the runner, which ends it.
 import importlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +23,12 @@ from typing import Self
 import msgspec
 
 from faultline.components import Clone
-from faultline.engine.descendants import become_subreaper, end_descendants
 from faultline.engine.errors import RunnerDied
-from faultline.engine.run_folders import owner_mark
+from faultline.engine.run_folders import owner_mark, remove
 from faultline.engine.run_request import RunRequest
 from faultline.engine.shared_servers import SHARED, SharedServers
 from faultline.engine.verdicts import Ended, Event, from_line
+from faultline.testbed.descendants import become_subreaper, end_descendants
 
 CLIENTS = {"redis": ("redis.asyncio",), "postgres": ("psycopg",), "rabbitmq": ("aio_pika",)}
 
@@ -44,7 +43,7 @@ class WarmRunner:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "faultline.engine.warm", str(theirs.fileno()), *preload],
+                [sys.executable, "-P", "-m", "faultline.engine.warm", str(theirs.fileno()), *preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -170,7 +169,7 @@ def _reap(run: _Run, *, others: Sequence[int]) -> None:
     os.close(run.handle)
     if status:
         end_descendants(spare=others)
-        shutil.rmtree(run.folder, ignore_errors=True)
+        remove(run.folder)
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -36,8 +36,8 @@ from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
-from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica
+from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline

@@ -1,14 +1,17 @@
 """The learner's process: loads the solution and serves the grader's requests; runs nothing of the checks."""
 
 import asyncio
+import errno
+import faulthandler
 import importlib.util
 import inspect
 import os
 import resource
+import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +19,13 @@ from typing import Any
 import msgspec
 
 from faultline.testbed import wire
+from faultline.testbed.guard import guard
 from faultline.testbed.injected_clock import clock_at
 from faultline.testbed.outgoing import Outgoing, find
 from faultline.testbed.wall_clock import shift_wall_clock
+
+WHERE = signal.SIGRTMAX - 1  # on this signal the process writes where it is, also while it holds the interpreter
+_LARGEST_FILE = 2**20  # bytes of the solution
 
 
 class Birth(msgspec.Struct, frozen=True):
@@ -27,7 +34,11 @@ class Birth(msgspec.Struct, frozen=True):
     name: str
     folder: str  # where the solution's files are
     module: str  # the file to load, without .py
+    scratch: str  # folder of its own that it runs in, empty at first
     output: str  # file that gets stdout and stderr
+    places: str  # file that gets the answer to `WHERE`
+    hidden: Sequence[str] = ()  # files and folders that it has no business in
+    starts: int = 200  # processes that it may start in all
     clock_offset: float = 0.0  # seconds by which its wall clock is wrong
     memory: int = 2 * 2**30  # bytes of address space
     cpu: int = 60  # seconds
@@ -40,6 +51,7 @@ def live(birth: Birth, connection: socket.socket) -> None:
     status = 1
     try:
         _settle(birth)
+        _keep_to_this_process(connection)
         asyncio.run(_serve(birth, connection))
         status = 0
     except BaseException:  # the last frame of a forked process: report, never unwind into the grader
@@ -51,7 +63,7 @@ def live(birth: Birth, connection: socket.socket) -> None:
 
 
 def _settle(birth: Birth) -> None:
-    output = os.open(birth.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    output = os.open(birth.output, os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, output), (2, output)):
         os.dup2(source, target)
@@ -63,19 +75,36 @@ def _settle(birth: Birth) -> None:
     )
     for limit, value in (
         (resource.RLIMIT_AS, birth.memory),
-        (resource.RLIMIT_CPU, birth.cpu),
         (resource.RLIMIT_FSIZE, birth.file_size),
         (resource.RLIMIT_NOFILE, birth.open_files),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, birth.cpu),
     ):
         _, hard = resource.getrlimit(limit)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (allowed, allowed))
-    os.chdir(birth.folder)
+    os.chdir(birth.scratch)
     sys.path.insert(0, birth.folder)
+    sys.argv = [f"{birth.module}.py"]
+    sys.modules["__main__"] = ModuleType("__main__")  # not the grader's
     sys.dont_write_bytecode = True
+    places = os.open(birth.places, os.O_WRONLY | os.O_APPEND)
+    faulthandler.register(WHERE, file=places, all_threads=False)
+    guard(hidden=birth.hidden, own=[birth.folder, birth.scratch], starts=birth.starts)
     if birth.clock_offset:
         shift_wall_clock(birth.clock_offset)
+
+
+def _keep_to_this_process(connection: socket.socket) -> None:
+    """What the learner's code forks must not answer the grader, nor take what is meant for its parent."""
+
+    def forget() -> None:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
+
+    descriptor = connection.fileno()
+    os.register_at_fork(after_in_child=forget)
 
 
 async def _serve(birth: Birth, connection: socket.socket) -> None:
@@ -86,7 +115,7 @@ async def _serve(birth: Birth, connection: socket.socket) -> None:
         while True:
             try:
                 message = await wire.read_from_grader(reader)
-            except (asyncio.IncompleteReadError, ConnectionError):  # the grader has hung up
+            except (asyncio.IncompleteReadError, OSError):  # the grader has hung up
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)  # whatever the learner's tasks still do has no reader
@@ -108,8 +137,13 @@ async def _answer(objects: "_Objects", request: wire.Request, writer: asyncio.St
     try:
         value = await objects.perform(request)
         framed = wire.frame(wire.Reply(request.number, value))
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # it is the learner's: reported, not handled
+    except BaseException as error:  # it is the learner's: reported, not handled
+        if os.getpid() != objects.pid:
+            traceback.print_exc()
+            os._exit(1)
         framed = wire.frame(_failure(request.number, error, objects.folder))
+    if os.getpid() != objects.pid:  # a fork of the learner's code has come back here; its parent is to answer
+        os._exit(0)
     writer.write(framed)
 
 
@@ -128,9 +162,23 @@ def _failure(number: int, error: BaseException, folder: Path) -> wire.Failure:
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as worse:  # the learner's own `__str__`
+    except BaseException as worse:  # the learner's own `__str__`
         text = f"(its message cannot be read: {type(worse).__name__})"
+    if limit := _limit_met(error):
+        text = f"{text}; {limit}" if text else limit
     return text[:2000].encode(errors="replace").decode()
+
+
+def _limit_met(error: BaseException) -> str:
+    """What the message of the system does not say: how much is allowed."""
+    if isinstance(error, MemoryError):
+        return f"a process of yours may have {resource.getrlimit(resource.RLIMIT_AS)[0] / 2**30:.3g} GB of memory"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return f"a file, and all that is printed, may have {size / 2**20:.0f} MB"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"a process of yours may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files open"
+    return ""
 
 
 class _Objects:
@@ -138,6 +186,7 @@ class _Objects:
 
     def __init__(self, birth: Birth, send: Callable[[wire.ToGrader], None]) -> None:
         self.outgoing = Outgoing(send, self._outbound, self._inbound)
+        self.pid = os.getpid()
         self.folder = Path(birth.folder)
         self._name = birth.module
         self._module: ModuleType | None = None
@@ -170,7 +219,10 @@ class _Objects:
     def solution(self) -> ModuleType:
         """The learner's file, loaded on first use, by its place: it may be called like a module of Python's own."""
         if self._module is None:
-            spec = importlib.util.spec_from_file_location(self._name, self.folder / f"{self._name}.py")
+            file = self.folder / f"{self._name}.py"
+            if (size := file.stat().st_size) > _LARGEST_FILE:
+                raise ValueError(f"{file.name} has {size:,} bytes; a solution has at most {_LARGEST_FILE:,}")
+            spec = importlib.util.spec_from_file_location(self._name, file)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
@@ -215,6 +267,8 @@ class _Objects:
             return wire.pack(value)
         except TypeError:  # an object, or one somewhere inside
             pass
+        except RecursionError:  # it holds itself, or is nested too deep to travel
+            return wire.pack(self._ref(value))
         if type(value) in {list, tuple}:
             return [self._outbound(item) for item in value]
         if type(value) is dict:
@@ -228,7 +282,7 @@ class _Objects:
         for name in _public_names(value):
             try:
                 attribute = getattr(value, name)
-            except Exception as error:  # a property of the learner's may raise anything
+            except BaseException as error:  # a property of the learner's may raise anything
                 unreadable[name] = f"{type(error).__name__}: {_message(error)}".rstrip(": ")
                 continue
             if not callable(attribute):

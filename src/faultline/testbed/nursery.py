@@ -2,8 +2,9 @@
 
 It has the clients imported, so a learner's process is there in milliseconds, and it holds none of the grader's
 connections, so killing or pausing a learner's process touches nothing else. It reaps its children, ends what they
-leave in their process groups, and tells the grader how each ended. When the grader dies, so does the nursery, and
-with it every learner's process, also one that blocks or stands still.
+leave running, also what has detached itself, ends a family that grows too large, and tells the grader how each
+ended. When the grader dies, so does the nursery, and with it every learner's process, also one that blocks or stands
+still.
 """
 
 import asyncio
@@ -12,17 +13,21 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Self
 
 import msgspec
 
+from faultline.testbed.descendants import become_subreaper, below, end_descendants
 from faultline.testbed.errors import TestbedError
+from faultline.testbed.family import excess
 from faultline.testbed.learner import Birth, live
 from faultline.testbed.parent_death import die_with_parent
 
 _BORN_WITHIN = 5.0  # seconds
 _HIGHEST_FD = 4096
+_LOOK_EVERY = 0.1  # seconds
 
 
 class Born(msgspec.Struct, frozen=True, tag=True):
@@ -40,15 +45,19 @@ class Stillborn(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exited(msgspec.Struct, frozen=True, tag=True):
-    """A process has ended and was reaped; `code` as `subprocess` says it (negative: a signal)."""
+    """A process has ended and was reaped; `code` as `subprocess` says it (negative: a signal).
+
+    `why` is what it had done when the nursery ended it.
+    """
 
     number: int
     code: int
+    why: str = ""
 
 
 _News = Born | Stillborn | Exited
 _news: "msgspec.msgpack.Decoder[_News]" = msgspec.msgpack.Decoder(_News)
-OnExit = Callable[[int | None], None]
+OnExit = Callable[[int | None, str], None]
 
 
 class Nursery:
@@ -91,14 +100,16 @@ class Nursery:
             asyncio.get_running_loop().remove_reader(self._control)
 
     def close(self) -> None:
-        """End the nursery itself."""
+        """End the nursery itself, also one that stands still."""
         self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
         os.waitpid(self.pid, 0)
 
     async def birth(self, birth: Birth, connection: socket.socket, on_exit: OnExit) -> int:
         """Fork one process that serves `connection`; returns its pid.
 
-        `on_exit(code)` is called once, when it ends; with None when the nursery died and nobody can know any more.
+        `on_exit(code, why)` is called once, when it ends; with None when the nursery died and nobody can know any more.
         """
         async with self._one_at_a_time:
             if self._dead:
@@ -108,6 +119,7 @@ class Nursery:
             self._births[self._count] = born
             self._watchers[self._count] = on_exit
             try:
+                os.kill(self.pid, signal.SIGCONT)  # whoever has stopped it
                 socket.send_fds(self._control, [msgspec.msgpack.encode(birth)], [connection.fileno()])
                 async with asyncio.timeout(_BORN_WITHIN):
                     return await born
@@ -131,8 +143,8 @@ class Nursery:
 
     def _take(self, news: _News) -> None:
         match news:
-            case Exited(number, code):
-                self._watchers.pop(number)(code)
+            case Exited(number, code, why):
+                self._watchers.pop(number)(code, why)
             case Born(number, pid):
                 born = self._births.pop(number)
                 if not born.done():  # otherwise whoever wanted it has hung up, so it leaves by itself
@@ -150,7 +162,7 @@ class Nursery:
             if not born.done():
                 born.set_exception(self._death())
         for watcher in self._watchers.values():
-            watcher(None)
+            watcher(None, "")
         self._births, self._watchers = {}, {}
 
     @staticmethod
@@ -179,17 +191,24 @@ class _Cradle:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._numbers: dict[int, int] = {}
+        self._excesses: dict[int, str] = {}
         self._count = 0
         self._wake_read, self._wake_write = os.pipe()
 
     def rock(self) -> None:
-        """Fork and reap until the grader hangs up."""
+        """Fork, look and reap until the grader hangs up."""
+        become_subreaper()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        looked = 0.0
         while True:
-            ready, _, _ = select.select([self._control.fileno(), self._wake_read], [], [])
+            patience = _LOOK_EVERY if self._numbers else None
+            ready, _, _ = select.select([self._control.fileno(), self._wake_read], [], [], patience)
+            if time.monotonic() > looked + _LOOK_EVERY:
+                self._look()
+                looked = time.monotonic()
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
                 self._reap()
@@ -229,6 +248,14 @@ class _Cradle:
         finally:
             os._exit(1)
 
+    def _look(self) -> None:
+        """End what has lost its parent, for nobody waits for it, and every family that is too large."""
+        end_descendants(spare=self._numbers)
+        for pid in self._numbers:
+            if pid not in self._excesses and (why := excess({pid, *below({pid})})):
+                self._excesses[pid] = why
+                os.killpg(pid, signal.SIGKILL)  # what is not in its group is left without a parent
+
     def _reap(self) -> None:
         while True:
             try:
@@ -240,7 +267,10 @@ class _Cradle:
             with contextlib.suppress(OSError):  # while the zombie holds the number, the group can be nobody else's
                 os.killpg(ended.si_pid, signal.SIGKILL)
             _, status = os.waitpid(ended.si_pid, 0)
-            self._tell(Exited(self._numbers.pop(ended.si_pid), os.waitstatus_to_exitcode(status)))
+            if number := self._numbers.pop(ended.si_pid, 0):
+                end_descendants(spare=self._numbers)
+                why = self._excesses.pop(ended.si_pid, "")
+                self._tell(Exited(number, os.waitstatus_to_exitcode(status), why))
 
     def _tell(self, news: _News) -> None:
         self._control.send(msgspec.msgpack.encode(news))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -19,13 +20,17 @@ from faultline.testbed.errors import Broken, ProcessDied, Raised, TestbedError
 from faultline.testbed.history import History, Operation, Outcome
 from faultline.testbed.incoming import Incoming
 from faultline.testbed.injected_clock import InjectedClock
-from faultline.testbed.learner import Birth
+from faultline.testbed.learner import WHERE, Birth
+from faultline.testbed.method import Method
 from faultline.testbed.nursery import Nursery
+from faultline.testbed.tail import Tail
 from faultline.testbed.timeline import brief
 
 _VERIFY_WITHIN = 5.0  # seconds for the kernel to do what a signal asks
 _STOPPED = {"T", "t"}
+_ENDED = {"Z", "X"}
 _GONE_WITHIN = 1.0  # seconds from a connection's end to the word that its process has ended
+_PLACE_WITHIN = 0.5  # seconds for a process to write where it is
 
 
 class Remote:
@@ -56,7 +61,7 @@ class Remote:
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await self._process.request(self._ref, name, args, kwargs)
 
-        return call
+        return Method(self._ref.kind, name, call)
 
     async def fetch(self, attribute: str) -> Any:
         """The attribute's value now."""
@@ -84,12 +89,16 @@ class LearnerProcess:
         self.pid = 0
         self.output = output
         self.exit_code: int | None = None
+        self._printed = Tail(output)
+        self._places = Tail(output.with_suffix(".places"))
+        self._folder = ""
         self._history = history
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[Any], Operation]] = {}
         self._cancelling: dict[int, asyncio.Future[bool]] = {}
         self._incoming = Incoming(self, history, self._send, self._outbound)
+        self._excess = ""  # why the nursery has ended it
         self._gone = asyncio.Event()
         self._lost = ""  # why it cannot answer any more although it lives
         self._killed = False
@@ -97,6 +106,7 @@ class LearnerProcess:
 
     async def begin(self, nursery: Nursery, birth: Birth) -> None:
         """Have the process forked and start listening to it."""
+        self._folder = birth.folder
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -141,14 +151,15 @@ class LearnerProcess:
         )
         framed = wire.frame(message)
         operation = self._history.invoke(self.name, name if read else f"{name}({_arguments(args, kwargs)})")
-        self._waiting[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer, operation
         assert self._writer is not None
         self._writer.write(framed)
         return number, operation
 
     async def _answer_to(self, number: int, operation: Operation) -> Any:
         try:
-            value = self._inbound(await self._waiting[number], operation)
+            value = self._inbound(await self._waiting[number][0], operation)
         except Raised as error:
             self._history.complete(operation, Outcome.FAILED, f"{error.kind} {error.message}".rstrip())
             raise
@@ -241,6 +252,26 @@ class LearnerProcess:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
 
+    def close(self) -> None:
+        """Let go of what it printed."""
+        self._printed.close()
+        self._places.close()
+
+    def printed(self) -> str:
+        """The end of what it printed; "" after `close`."""
+        return self._printed.text()
+
+    async def place(self) -> str:
+        """The line of the learner's files that it is in right now; "" if it is elsewhere, stands still or has ended."""
+        if self.exit_code is not None:
+            return ""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, WHERE)
+        with contextlib.suppress(TestbedError):  # it stands still
+            await self._until(lambda: self._places.text().endswith("\n"), "say where it is", within=_PLACE_WITHIN)
+        found = re.search(rf'File "{re.escape(self._folder)}/(.+)", line (\d+) in ', self._places.text())
+        return f"{found[1]}:{found[2]}" if found else ""
+
     def _signal(self, number: signal.Signals) -> None:
         if self.pid and self.exit_code is None:  # group 0 would be our own; a number that was reaped is anybody's
             with contextlib.suppress(ProcessLookupError):
@@ -253,27 +284,30 @@ class LearnerProcess:
             return "X"
         return stat.rpartition(")")[2].split()[0]
 
-    async def _until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = self._history.now() + _VERIFY_WITHIN
+    async def _until(self, condition: Callable[[], bool], what: str, *, within: float | None = None) -> None:
+        within = _VERIFY_WITHIN if within is None else within
+        deadline = self._history.now() + within
         while not condition():
             if self._history.now() > deadline:
-                raise TestbedError(f"{self.name} (pid {self.pid}) did not {what} within {_VERIFY_WITHIN:g} s")
+                raise TestbedError(f"{self.name} (pid {self.pid}) did not {what} within {within:g} s")
             await asyncio.sleep(0.001)
 
-    def _exited(self, code: int | None) -> None:
+    def _exited(self, code: int | None, why: str) -> None:
         """The nursery's word; None: it has died itself, and takes all its processes with it."""
         self.exit_code = -signal.SIGKILL if code is None else code
+        self._excess = why
         self._gone.set()
         self._incoming.end()
-        if code is None:
-            self._fail_waiting(TestbedError(f"the nursery died, and {self.name} with it; memory may have run out"))
-        else:
-            self._fail_waiting(self._death("was asked something"))
+        died = f"the nursery died, and {self.name} with it; memory may have run out, or somebody has killed it"
+        self._fail_waiting(lambda doing: TestbedError(died) if code is None else self._death(f"was in {doing}"))
 
-    def _fail_waiting(self, error: Exception) -> None:
-        for waiting in (*self._waiting.values(), *self._cancelling.values()):
-            if not waiting.done():
-                waiting.set_exception(error)
+    def _fail_waiting(self, error: Callable[[str], Exception]) -> None:
+        for answer, operation in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error(operation.what))
+        for seen in self._cancelling.values():
+            if not seen.done():
+                seen.set_exception(error("a call that was to be cancelled"))
 
     def _require_life(self, when: str) -> None:
         if self.exit_code is not None:
@@ -283,10 +317,12 @@ class LearnerProcess:
 
     def _death(self, when: str) -> ProcessDied:
         if self._killed:
-            return ProcessDied(f"{self.name} was killed by the check before it {when}")
-        how = _how_it_ended(self.exit_code or 0)
-        last = self.output.read_text(errors="replace").strip().splitlines()[-3:] if self.output.exists() else []
+            return ProcessDied(f"{self.name} was killed by the check {_before(when)}")
+        if self._excess:
+            return ProcessDied(f"the process of your code, {self.name}, was ended when it {when}: {self._excess}")
+        last = self.printed().strip().splitlines()[-3:]
         said = f"; it last printed: {' / '.join(last)}" if last else ""
+        how = _how_it_ended(self.exit_code or 0)
         return ProcessDied(f"the process of your code, {self.name}, ended {how} when it {when}{said}")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -296,13 +332,17 @@ class LearnerProcess:
                 self._deliver(await wire.read_from_learner(reader))
         except asyncio.IncompleteReadError:
             pass
-        except (ConnectionError, msgspec.DecodeError) as error:
-            why = f"broke its connection to the grader ({error})"
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
+            why = f"broke its connection to the grader ({error})"  # whatever bytes may do to a decoder
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gone.wait(), _GONE_WITHIN)
             return  # the nursery has told how it ended
+        if self._state() in _ENDED:  # the nursery is still busy with what it has left
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), _VERIFY_WITHIN)
+                return
         self._lost = why
-        self._fail_waiting(ProcessDied(f"{self.name} {why}, and lives on"))
+        self._fail_waiting(lambda doing: ProcessDied(f"{self.name} {why} in {doing}, and lives on"))
 
     def _deliver(self, message: wire.ToGrader) -> None:
         match message:
@@ -319,7 +359,7 @@ class LearnerProcess:
                 self._incoming.hung_up(message)
 
     def _settle(self, number: int, answer: Any) -> None:
-        waiting = self._waiting.get(number)
+        waiting, _ = self._waiting.get(number, (None, None))
         if waiting is None or waiting.done():
             return
         if isinstance(answer, Raised):
@@ -333,10 +373,17 @@ class LearnerProcess:
         self._incoming.calling(message, operation, args, self._inbound(message.kwargs, operation))
 
 
+def _before(when: str) -> str:
+    return f"while it {when}" if when.startswith("was in ") else f"before it {when}"
+
+
 def _how_it_ended(code: int) -> str:
-    if code < 0:
+    if code >= 0:
+        return f"itself with exit code {code}, as os._exit({code}) does,"
+    try:
         return f"by {signal.Signals(-code).name}"
-    return f"with exit code {code}"
+    except ValueError:  # a realtime signal
+        return f"by signal {-code}"
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

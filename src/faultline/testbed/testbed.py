@@ -34,8 +34,8 @@ from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess
 from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
-from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
+from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.speed import Lateness, measured_lateness
 from faultline.testbed.timeline import brief
 from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
@@ -45,10 +45,14 @@ WAKINGS = 3  # of one process after the other that one answer may need
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The files under test: `folder` holds them, `module` is the one to load, without `.py`."""
+    """The files under test: `folder` holds them, `module` is the one to load, without `.py`.
+
+    `hidden` are files and folders that its processes have no business in.
+    """
 
     folder: Path
     module: str
+    hidden: tuple[str, ...] = ()
 
 
 class Stoppable(Protocol):
@@ -88,6 +92,7 @@ class Testbed:
     timer: asyncio.Timeout | None = None  # of the check
     history: History = field(default_factory=History)
     random: Random = field(init=False)
+    printed: str = ""  # the end of what each process has printed, once all have ended
     late: dict[str, float] = field(default_factory=dict)  # seconds over budget that patience has let pass, by promise
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _faults: list[_Expected] = field(default_factory=list)
@@ -123,6 +128,10 @@ class Testbed:
                         yield testbed
                     finally:
                         await asyncio.gather(*(process.end() for process in testbed._processes))
+                        said = {process.output: process.printed() for process in testbed._processes}
+                        testbed.printed = "".join(said.values())
+                        for process in testbed._processes:
+                            process.close()
         finally:
             nursery.detach()
 
@@ -247,12 +256,17 @@ class Testbed:
 
     async def process(self, name: str, *, clock_offset: float = 0.0) -> LearnerProcess:
         """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds."""
+        scratch = self.folder / f"{name}.files"
+        scratch.mkdir(exist_ok=True)  # two may have one name
         process = LearnerProcess(name, self.history, self.folder / f"{name}.out")
         birth = Birth(
             name=name,
             folder=str(self.solution_files.folder),
             module=self.solution_files.module,
+            scratch=str(scratch),
             output=str(process.output),
+            places=str(process.output.with_suffix(".places")),
+            hidden=self.solution_files.hidden,
             clock_offset=clock_offset,
         )
         self._processes.append(process)  # from now on it is ended, also if it is only half begun
@@ -284,6 +298,11 @@ class Testbed:
         self._stack.callback(clock.close)
         self.must_hit("the clock that the check sets", lambda: int(clock.was_read and clock.settings > 0))
         return clock
+
+    async def places(self) -> dict[str, str]:
+        """Where in the learner's files each process is right now, by its name."""
+        found = await asyncio.gather(*(process.place() for process in self._processes))
+        return {process.name: place for process, place in zip(self._processes, found, strict=True) if place}
 
     @contextmanager
     def raises(self, kind: str) -> Iterator[None]:

@@ -10,18 +10,22 @@
 """
 
 from collections.abc import Sequence
+from reprlib import Repr
 from typing import Any
 
 from faultline.testbed.history import Entry, Note, Operation, Outcome
 
 _CLOCK = 11  # characters
 _NARROWEST, _WIDEST = 12, 34  # characters of a column
+_cut = Repr()  # a value may have a million items
+_cut.maxlist = _cut.maxtuple = _cut.maxdict = _cut.maxset = 40
+_cut.maxstring = _cut.maxlong = _cut.maxother = 200
 _MARKS = {Outcome.OK: "└", Outcome.FAILED: "✗", Outcome.UNKNOWN: "?"}
 
 
 def brief(value: Any, limit: int = 40) -> str:
     """`value` in a few characters, on one line."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _cut.repr(value)
     text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

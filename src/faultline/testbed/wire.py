@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-MAX_FRAME = 16 * 2**20  # bytes; more than that is a mistake, not an answer
+MAX_FRAME = 4 * 2**20  # bytes; more than that is a mistake, not an answer
+_MAX_DIGITS = 8192  # hexadecimal ones of an integer; showing one takes time that grows with their square
 _LENGTH = struct.Struct(">I")
 _INT64 = range(-(2**63), 2**64)
 
@@ -173,11 +174,17 @@ def pack(value: Any) -> Any:
             return bytes(value)
         case int():
             number = int.__int__(value)
-            return number if number in _INT64 else Ext(_BIG_INT, hex(number).encode())
+            return number if number in _INT64 else _pack_big(number)
         case dict():
             return {key(name): pack(item) for name, item in value.items()}
         case _:
             return _pack_other(value)
+
+
+def _pack_big(number: int) -> Ext:
+    if number.bit_length() > 4 * _MAX_DIGITS:
+        raise TooLarge(f"an integer of {number.bit_length():,} bits; {4 * _MAX_DIGITS:,} can travel")
+    return Ext(_BIG_INT, hex(number).encode())
 
 
 def _pack_other(value: Any) -> Any:
@@ -195,7 +202,7 @@ def key(name: Any) -> Any:
 
 
 def _unpack_extension(code: int, data: memoryview) -> Any:
-    if code == _BIG_INT:
+    if code == _BIG_INT and len(data) <= _MAX_DIGITS + 3:  # with a sign and 0x
         return int(bytes(data), 16)
     return _struct_decoders[code](data)
 
@@ -217,7 +224,7 @@ def frame(message: ToLearner | ToGrader) -> bytes:
     """The bytes of one message; raises `TooLarge`."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
-        raise TooLarge(f"{len(body):,} bytes in one piece; {MAX_FRAME:,} can travel between grader and solution")
+        raise TooLarge(f"{len(body):,} bytes in one piece; {MAX_FRAME:,} can travel between your process and the check")
     return _LENGTH.pack(len(body)) + body
 
 

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -22,33 +22,50 @@ def end_descendants(*, spare: Collection[int] = ()) -> None:
 
     Returns when nothing is left. Call it in a subreaper.
     """
-    while children := _below({os.getpid()}, generations=1) - set(spare):
+    while children := children_of(os.getpid()) - set(spare):
         # Stopped first, so that none can start another while the rest is looked for.
-        _signal(children | _below(children), signal.SIGSTOP)
-        _signal(children | _below(children), signal.SIGKILL)
+        _signal(children | below(children), signal.SIGSTOP)
+        _signal(children | below(children), signal.SIGKILL)
         for child in children:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
 
 
-def count_descendants() -> int:
-    """How many processes are below this one, without those that have ended."""
-    return len(_below({os.getpid()}))
+def children_of(pid: int) -> set[int]:
+    """Its children, also those that have ended and wait to be reaped."""
+    return _look_up()(pid)
 
 
-def _below(roots: Collection[int], *, generations: int | None = None) -> set[int]:
-    parents = dict(_parents())
+def below(roots: Iterable[int]) -> set[int]:
+    """Every process below these, also those that have ended and wait to be reaped."""
+    look_up = _look_up()
     found = set[int]()
     level = set(roots)
-    while level and generations != 0:
-        level = {pid for pid, parent in parents.items() if parent in level} - found
+    while level:
+        level = set[int]().union(*map(look_up, level)) - found
         found |= level
-        generations = None if generations is None else generations - 1
+    return found
+
+
+def _look_up() -> Callable[[int], set[int]]:
+    """How to find the children of a process: as the kernel lists them, or from a look at all processes."""
+    if Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        return _listed
+    families: dict[int, set[int]] = {}
+    for child, parent in _parents():
+        families.setdefault(parent, set()).add(child)
+    return lambda pid: families.get(pid, set())
+
+
+def _listed(pid: int) -> set[int]:
+    found = set[int]()
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found.update(map(int, (thread / "children").read_bytes().split()))
     return found
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Every process with its parent, also those that have ended and wait to be reaped."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
