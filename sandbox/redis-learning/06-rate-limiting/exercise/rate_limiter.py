@@ -11,7 +11,8 @@ The server
 The client
     A `redis.asyncio.Redis` with `decode_responses=False` and redis-py's usual pool, made and closed by the caller. It
     does not retry. A dead server raises `redis.exceptions.ConnectionError` at once; a silent one would raise
-    `redis.exceptions.TimeoutError` only after the client's own `socket_timeout` of 5 seconds.
+    `redis.exceptions.TimeoutError` only after the client's own `socket_timeout` of 5 seconds. A process has at most 100
+    hits under way at the same time, for which the pool has connections.
 One round trip
     A hit costs one round trip, whether it is admitted or not: the client sends, the server answers, and nothing is
     asked again. What a connection says at its beginning does not count, nor does the first hit of a process (which may
