@@ -78,6 +78,15 @@ def test_whoever_does_not_want_to_wait_any_longer_leaves_nothing_behind() -> Non
         assert not below(os.getpid(), "beam.smp")
 
 
+def test_a_broker_of_ones_own_may_take_longer_to_start_than_a_check_may_take(graded: Callable[..., Grade]) -> None:
+    checks = """
+        async def test_owns(testbed):
+            broker = await testbed.own_rabbitmq()
+            await broker.kill()
+    """
+    assert graded(checks, check_limit=2.0, limit=120.0).named(Verdict.PASS) == {"owns"}  # it takes 3 s at best
+
+
 ASKER = """
 import os, threading
 from faultline.engine.shared_servers import SharedServers

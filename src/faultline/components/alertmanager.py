@@ -40,6 +40,8 @@ class Alertmanager:
     stop_signal: ClassVar[Signals] = SIGTERM
     grace: ClassVar[float] = 5.0
     refuses_root: ClassVar[bool] = False
+    memory: ClassVar[int] = 35_000_000
+    disk: ClassVar[int] = 42_000_000
 
     webhook: str | None = None
     """Where to POST every alert at once, also when it is resolved; without it nobody is told."""

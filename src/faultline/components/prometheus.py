@@ -41,6 +41,8 @@ class Prometheus:
     stop_signal: ClassVar[Signals] = SIGTERM
     grace: ClassVar[float] = 10.0
     refuses_root: ClassVar[bool] = False
+    memory: ClassVar[int] = 60_000_000
+    disk: ClassVar[int] = 108_000_000
 
     targets: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """What to scrape at `/metrics`: job → addresses, such as `{"shop": ["127.0.0.1:8000"]}`."""

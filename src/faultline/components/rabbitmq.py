@@ -67,6 +67,8 @@ class RabbitMQ:
     stop_signal: ClassVar[Signals] = SIGTERM
     grace: ClassVar[float] = 3.0  # all is on disk after 0.2; then it waits 6 for parts of itself
     refuses_root: ClassVar[bool] = False
+    memory: ClassVar[int] = 115_000_000
+    disk: ClassVar[int] = 58_000_000
 
     joins: str | None = None
     """The name of another instance of this supervisor, to become a node of its cluster at the first start."""

@@ -107,7 +107,7 @@ class Republisher:
                 continue
             fate = self.noise.fate(self._seed, self.counts["seen"])
             self.counts["seen"] += 1
-            if fate.swapped and held is None:
+            if fate.swapped:  # never two in a row: it is not the last of its block
                 held = message, fate
                 continue
             await self._deliver(target, message, fate)
