@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
@@ -79,10 +80,11 @@ asyncio.run(provider.look(Clone(Path(sys.argv[1]), dict(os.environ))).fetch())
 
 def killed_at(clone: Clone, sign: Path) -> None:
     """Fetch in a process of its own that is killed when the sign appears."""
-    os.mkfifo(sign)
     environment = {**clone.environment, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     with subprocess.Popen([sys.executable, "-c", FETCH, str(clone.root)], env=environment) as fetching:
-        sign.read_text()  # waits until somebody writes
+        while not sign.exists():
+            assert fetching.poll() is None, "it ended before"
+            time.sleep(0.01)
         fetching.send_signal(signal.SIGKILL)
     sign.unlink()
 
