@@ -42,6 +42,7 @@ from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_wr
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
 from faultline.testbed.tiny_disk import TinyDisk
+from faultline.testbed.upstream import HttpAnswer, HttpRequest, ProxiedUpstream, Upstream
 from faultline.testbed.wire import Named
 
 __all__ = [
@@ -62,6 +63,8 @@ __all__ = [
     "Held",
     "HeldTransaction",
     "History",
+    "HttpAnswer",
+    "HttpRequest",
     "InjectedClock",
     "Interface",
     "Latency",
@@ -78,6 +81,7 @@ __all__ = [
     "ProcessDied",
     "ProxiedPostgres",
     "ProxiedRedis",
+    "ProxiedUpstream",
     "Raised",
     "Read",
     "RedisReplica",
@@ -92,6 +96,7 @@ __all__ = [
     "TestbedError",
     "Throw",
     "TinyDisk",
+    "Upstream",
     "Vacuous",
     "Waiter",
     "Write",

@@ -27,8 +27,9 @@ from faultline.testbed.postgres import ProxiedPostgres
 from faultline.testbed.process import LearnerProcess
 from faultline.testbed.redis import ProxiedRedis
 from faultline.testbed.timeline import brief
+from faultline.testbed.upstream import ProxiedUpstream
 
-Place = ProxiedRedis | ProxiedPostgres | Callback
+Place = ProxiedRedis | ProxiedPostgres | ProxiedUpstream | Callback
 
 
 @dataclass(frozen=True, slots=True)

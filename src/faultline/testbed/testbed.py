@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from faultline.components import Clone, Instance, Supervisor
+from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
 from faultline.testbed.callbacks import Callback, Interface
@@ -39,6 +40,9 @@ from faultline.testbed.republisher import Noise, Republisher
 from faultline.testbed.speed import Lateness, measured_lateness
 from faultline.testbed.timeline import brief
 from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
+from faultline.testbed.upstream import Answering, ProxiedUpstream, Upstream
+
+Way = ProxiedRedis | ProxiedPostgres | ProxiedUpstream
 
 WAKINGS = 3  # of one process after the other that one answer may need
 
@@ -98,6 +102,7 @@ class Testbed:
     _faults: list[_Expected] = field(default_factory=list)
     _processes: list[LearnerProcess] = field(default_factory=list)
     _callbacks: list[Callback] = field(default_factory=list)
+    _upstreams: list[Upstream] = field(default_factory=list)
     _servers: int = 0
     _clocks: int = 0
 
@@ -190,12 +195,22 @@ class Testbed:
     @overload
     async def proxy(self, server: PostgresServer) -> ProxiedPostgres: ...
 
-    async def proxy(self, server: RedisServer | PostgresServer) -> ProxiedRedis | ProxiedPostgres:
+    @overload
+    async def proxy(self, server: Upstream) -> ProxiedUpstream: ...
+
+    async def proxy(self, server: RedisServer | PostgresServer | Upstream) -> Way:
         """A way to the server on which faults can be put, and requests counted and held."""
-        protocol: Literal["redis", "postgres"] = "redis" if isinstance(server, RedisServer) else "postgres"
-        proxy = FaultProxy(server.instance.host, server.instance.port, seed=self.seed, protocol=protocol)
-        await self._stack.enter_async_context(proxy)
-        return ProxiedRedis(proxy, server) if isinstance(server, RedisServer) else ProxiedPostgres(proxy, server)
+        match server:
+            case RedisServer():
+                return ProxiedRedis(await self._before(server.instance, "redis"), server)
+            case PostgresServer():
+                return ProxiedPostgres(await self._before(server.instance, "postgres"), server)
+            case Upstream():
+                return ProxiedUpstream(await self._before(server, "turns"), server)
+
+    async def _before(self, server: Address, protocol: Literal["redis", "postgres", "turns"]) -> FaultProxy:
+        proxy = FaultProxy(server.host, server.port, seed=self.seed, protocol=protocol)
+        return await self._stack.enter_async_context(proxy)
 
     async def _redis(self, settings: Mapping[str, object]) -> tuple[Instance, Redis]:
         instance = await self._start("redis", settings)
@@ -251,6 +266,12 @@ class Testbed:
             yield
         finally:
             self.timer.reschedule(loop.time() + left)
+
+    async def upstream(self, answer: Answering, *, name: str = "upstream") -> Upstream:
+        """An HTTP service that answers as the check's function says, async or not, and knows what it was asked."""
+        upstream = Upstream(name, answer, self.history, self.patience)
+        self._upstreams.append(upstream)
+        return await self._stack.enter_async_context(upstream.serving())
 
     # -- the learner's code --------------------------------------------------------------------------------------
 
@@ -317,7 +338,7 @@ class Testbed:
 
     # -- faults and time -----------------------------------------------------------------------------------------
 
-    def inject(self, way: ProxiedRedis | ProxiedPostgres, fault: Fault, direction: Direction | None = None) -> Injected:
+    def inject(self, way: Way, fault: Fault, direction: Direction | None = None) -> Injected:
         """Let a network fault strike on that way; a pass counts only if it did."""
         injected = way.proxy.add(fault, direction)
         self.history.note("network", f"{fault} before {way.server.name}")
@@ -331,21 +352,23 @@ class Testbed:
 
     def prove_faults(self) -> None:
         """Raise `Vacuous` for a fault that did not hit, and what a function of the check itself did wrong."""
-        self._prove_callbacks()
+        self._prove_own_functions()
         for expected in self._faults:
             if expected.hits() < 1:
                 raise Vacuous(f"the fault '{expected.fault}' never hit, so this check has proved nothing")
 
     def prove_faults_met(self) -> None:
         """Raise `Vacuous` for a fault that let requests pass and hit none: then a failure proves nothing either."""
-        self._prove_callbacks()
+        self._prove_own_functions()
         for expected in self._faults:
             if expected.hits() < 1 and (passed := expected.passed()):
                 raise Vacuous(f"the fault '{expected.fault}' hit none of {passed} requests, so nothing is known")
 
-    def _prove_callbacks(self) -> None:
+    def _prove_own_functions(self) -> None:
         for callback in self._callbacks:
             callback.prove()
+        for upstream in self._upstreams:
+            upstream.prove()
 
     async def edges(self, *places: Place, at_most: int = 200) -> AsyncIterator[Edge]:
         """One run after the other, each killed at an edge that none was killed at; the last one meets no new edge.
