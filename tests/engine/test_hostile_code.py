@@ -6,6 +6,7 @@ of them is in docs/containment.md: `pytest tests/engine/test_hostile_code.py --w
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def table(shared_tiny_clone: Path) -> Iterator[Table]:
         }
         yield Table(shared_tiny_clone, runner, running)
         pool.shutdown(cancel_futures=True)
+    # Should the lab leave what is nested too deep, pytest could not remove it either.
+    subprocess.run(["rm", "-rf", str(shared_tiny_clone)], check=True)
 
 
 def run(root: Path, runner: WarmRunner, case: Case, name: str) -> Outcome:
