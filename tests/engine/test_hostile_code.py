@@ -6,6 +6,7 @@ of them is in docs/containment.md: `pytest tests/engine/test_hostile_code.py --w
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from faultline.engine.warm import WarmRunner
 
 AT_ONCE = 4  # runs
 HANG = 5.0  # seconds that a check may take in the cases that hang
-IN_TIME = 45.0  # seconds for a run, with a wide margin: a good one takes less than one
+IN_TIME = 90.0  # seconds for a run, with a wide margin: a good one takes less than one
 DOCUMENT = Path(__file__).parents[2] / "docs" / "containment.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 COUNTER = """
@@ -118,6 +119,8 @@ def table(shared_tiny_clone: Path) -> Iterator[Table]:
         }
         yield Table(shared_tiny_clone, runner, running)
         pool.shutdown(cancel_futures=True)
+    # Should the lab leave what is nested too deep, pytest could not remove it either.
+    subprocess.run(["rm", "-rf", str(shared_tiny_clone)], check=True)
 
 
 def run(root: Path, runner: WarmRunner, case: Case, name: str) -> Outcome:
@@ -140,7 +143,7 @@ def run(root: Path, runner: WarmRunner, case: Case, name: str) -> Outcome:
         folder=str(run_folder(root)),
         seed=1,
         only=list(case.judged),
-        check_limit=HANG if case.hangs else 30.0,
+        check_limit=HANG if case.hangs else 55.0,
     )
     grade = Grade()
     for event in runner.grade(request):
