@@ -29,7 +29,7 @@ ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
     ast.Pow: ("**", "*"),
 }
 _OTHER_NAME = {"max": "min", "min": "max", "any": "all", "all": "any"}
-_ANY_ORDER = {"max", "min"}  # swapped arguments are the same call
+_ANY_ORDER = {"max", "min", "uniform"}  # swapped arguments are the same call
 
 
 class Expressions:
@@ -134,7 +134,7 @@ class Expressions:
                 pass
 
     def _call(self, node: ast.Call) -> Iterator[Edit]:
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         if name in _OTHER_NAME:
             yield self.edit(node.func, _OTHER_NAME[name], f"{name} → {_OTHER_NAME[name]}")
         for left, right in zip(node.args, node.args[1:], strict=False):
