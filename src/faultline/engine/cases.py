@@ -75,11 +75,11 @@ def answer(grade: Grade) -> Answer:
 def worth_keeping(case: Case, grade: Grade) -> bool:
     """Whether a run says something that a later proof may rely on; one that broke never does.
 
-    An `unknown` is a disagreement worth remembering where runs are counted; where one run must decide, and it is in the
-    way, it is tried again.
+    Where runs are counted, one that disagrees is worth remembering. Where one run must decide, it is not if a busy
+    machine may have decided: an `unknown` that is in the way, or the refusal of what is listed as equivalent.
     """
     if case.until_failure and answer(grade) is Answer.REFUSED:
-        return True
+        return not case.objection(grade)
     if _broken(grade):
         return False
     return case.repeated or not (_uncertain(grade) and case.objection(grade))

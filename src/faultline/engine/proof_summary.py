@@ -16,7 +16,7 @@ from faultline.engine.verdicts import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What came of one module; `complete` if every kind of case was run."""
+    """What came of one module."""
 
     exercise: Exercise
     results: list[Result]
@@ -53,8 +53,8 @@ class Proof:
 
     @property
     def refused(self) -> list[Result]:
-        """The automatic mutants that a check refuses."""
-        return [one for one in self.of(AUTOMATIC) if one.answer is Answer.REFUSED]
+        """The automatic mutants that a check refuses; what is listed as passing never counts, also if it was refused."""
+        return [one for one in self.of(AUTOMATIC) if one.answer is Answer.REFUSED and not one.case.why]
 
     @property
     def runs(self) -> int:
