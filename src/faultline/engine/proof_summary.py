@@ -53,7 +53,7 @@ class Proof:
 
     @property
     def refused(self) -> list[Result]:
-        """The automatic mutants that a check refuses; what is listed as passing never counts, also if it was refused."""
+        """The automatic mutants that a check refuses; what is listed never counts, also if it was refused."""
         return [one for one in self.of(AUTOMATIC) if one.answer is Answer.REFUSED and not one.case.why]
 
     @property
