@@ -533,7 +533,9 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
     await servers[0].restart()  # till-2 can have its vote now, and must give it back
     await refused(testbed, other_lock, "the dead server is back, and till-1 holds the lock on the two others")
     await lease.extend()
-    assert await lease.release() is True, "two of three servers know the lease, and release said that it was not its own"
+    assert await lease.release() is True, (
+        "two of three servers know the lease, and release said that it was not its own"
+    )
 
     await servers[1].pause()
     lease = await turn(testbed, other_lock)
