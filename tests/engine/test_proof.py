@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faultline.engine import exercise, roadmap
-from faultline.engine.cases import cases
+from faultline.engine.cases import AUTOMATIC, cases
 from faultline.engine.errors import BadModule
 from faultline.engine.exercise import Exercise
 from faultline.engine.memory import Memory
@@ -28,11 +28,12 @@ Proved = Callable[..., dict[str, list[str]]]
 def proved(warm: WarmRunner, tiny_clone: Path, tmp_path: Path) -> Proved:
     """Proves the counter's grader, with nothing remembered, and gives the objections to each case."""
 
-    def prove_it(*, repeat: int = 1) -> dict[str, list[str]]:
+    def prove_it(*, repeat: int = 1, automatic: bool = False) -> dict[str, list[str]]:
         chosen = loaded(tiny_clone)
+        wanted = [one for one in cases(chosen, root=tiny_clone, timed=True) if automatic or one.kind != AUTOMATIC]
         memory = Memory(tmp_path / "proof.sqlite")
         on = Ground(chosen, tiny_clone)
-        results = recalled(on, list(cases(chosen, root=tiny_clone, timed=True)), memory, repeat=repeat, again=True)
+        results = recalled(on, wanted, memory, repeat=repeat)
         list(prove(on, warm, results, memory))
         assert not list((tiny_clone / ".lab" / "runs").iterdir())
         assert all(len(one.runs) == (repeat if one.case.repeated else 1) for one in results if not one.trouble)
@@ -51,13 +52,18 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 CASES = {"starter starter", "empty empty file", "reference reference", "alternative list", "mutant adds one too many"}
-AUTOMATIC = 11
+MUTANTS = 11  # automatic ones
 
 
 def test_a_good_grader_has_no_objections_however_often_it_is_asked(proved: Proved) -> None:
     found = proved(repeat=3)
-    assert found == {name: [] for name in [*found, *CASES]}
-    assert len(found) == len(CASES) + AUTOMATIC + 1
+    assert found == {name: [] for name in [*CASES, "as a whole"]}
+
+
+def test_of_a_good_grader_every_automatic_mutant_is_refused(proved: Proved) -> None:
+    found = proved(automatic=True)
+    assert not any(found.values())
+    assert sum(name.startswith("automatic Counter.") for name in found) == MUTANTS
 
 
 def test_a_weak_check_lets_automatic_mutants_through(proved: Proved, tiny_module: Path) -> None:
@@ -68,7 +74,7 @@ def test_a_weak_check_lets_automatic_mutants_through(proved: Proved, tiny_module
         'automatic Counter.add: 0 → 1 in "if number < 0:"',
         'automatic Counter.add: 0 → -1 in "if number < 0:"',
     }
-    found = proved()
+    found = proved(automatic=True)
     assert {name for name, objections in found.items() if objections} == survived
     assert all(found[name][0].startswith("no check refuses it: strengthen one, or list it") for name in survived)
 
@@ -80,7 +86,7 @@ def test_too_many_that_pass_are_an_objection_even_if_all_are_listed(proved: Prov
     names.append('Counter.add: without "raise ValueError(number)"')
     listed = "".join(f"  '{name}',\n" for name in names)
     (tiny_module / "equivalents.toml").write_text(f"[[survivors]]\nmutants = [\n{listed}]\nwhy = 'Lazy.'\n")
-    found = proved()
+    found = proved(automatic=True)
     assert found.pop("as a whole") == ["7 of 11 automatic mutants are refused, 63.6%; at least 95% must be"]
     assert not any(found.values())
 
@@ -88,7 +94,7 @@ def test_too_many_that_pass_are_an_objection_even_if_all_are_listed(proved: Prov
 def test_what_is_listed_as_equivalent_and_refused_is_reported(proved: Proved, tiny_module: Path) -> None:
     name = 'Counter.add: += → -= in "self._total += number"'
     (tiny_module / "equivalents.toml").write_text(f"[[survivors]]\nmutants = ['{name}']\nwhy = 'It seems so.'\n")
-    [objection] = proved()[f"automatic {name}"]
+    [objection] = proved(automatic=True)[f"automatic {name}"]
     assert objection.startswith("equivalents.toml says that it keeps every promise, and ")
 
 
@@ -105,15 +111,15 @@ def test_a_mutant_that_breaks_the_grader_is_neither_refused_nor_accepted(proved:
     name = 'automatic Counter.total: returns None in "return self._total"'
     edit(tiny_module / "checks.py", '== 5, "after five', 'in {5, None}, "after five')
     edit(tiny_module / "checks.py", '== 0, "a new', 'in {0, None}, "a new')
-    found = proved()
+    found = proved(automatic=True)
     assert found.pop(name)[0].startswith("neither refused nor accepted: counts: error, TypeError")
     assert not any(found.values())
 
 
 def test_without_an_accepted_reference_no_automatic_mutant_is_run(proved: Proved, tiny_module: Path) -> None:
     edit(tiny_module / "checks.py", "assert total == 3", "assert total == 4")
-    assert proved()["as a whole"] == [
-        f"{AUTOMATIC} automatic mutants not run: the checks do not accept the reference itself"
+    assert proved(automatic=True)["as a whole"] == [
+        f"{MUTANTS} automatic mutants not run: the checks do not accept the reference itself"
     ]
 
 
