@@ -20,11 +20,17 @@ def cells(module: Module) -> list[str]:
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_every_module_that_is_built_has_a_row_and_no_other() -> None:
-    assert re.findall(r"^\| \[([^]]+)\]", PAGE, re.MULTILINE) == [module.id for module in BUILT]
+ROWS = re.findall(r"^\| \[([^]]+)\]", PAGE, re.MULTILINE)
+PROVEN = [module for module in BUILT if module.id in ROWS]
 
 
-@pytest.mark.parametrize("module", BUILT, ids=lambda module: module.id)
+def test_every_module_that_is_built_has_a_row_or_is_named_as_not_proven() -> None:
+    unproven = re.search(r"^Built, and not proven on this page: (.*)\.$", PAGE, re.MULTILINE)
+    named = [*ROWS, *(unproven[1].split(", ") if unproven else [])]
+    assert sorted(named) == sorted(module.id for module in BUILT), "run ./lab verify --write"
+
+
+@pytest.mark.parametrize("module", PROVEN, ids=lambda module: module.id)
 def test_the_row_counts_what_the_module_holds(module: Module) -> None:
     held = exercise.load(module)
     mutants = len(automatic_mutants(held))
@@ -42,7 +48,7 @@ def test_the_row_counts_what_the_module_holds(module: Module) -> None:
     assert too_few(int(found[1]), mutants) == ""
 
 
-@pytest.mark.parametrize("module", BUILT, ids=lambda module: module.id)
+@pytest.mark.parametrize("module", PROVEN, ids=lambda module: module.id)
 def test_the_section_names_every_check_outsider_and_survivor(module: Module) -> None:
     held = exercise.load(module)
     section = PAGE.split(f"## {module.id} {held.toml.title}")[1].split("\n## ")[0]

@@ -76,7 +76,7 @@ def worth_keeping(case: Case, grade: Grade) -> bool:
     """Whether a run says something that a later proof may rely on; one that broke never does.
 
     Where runs are counted, one that disagrees is worth remembering. Where one run must decide, it is not if a busy
-    machine may have decided: an `unknown` that is in the way, or anything that is not as expected of an automatic mutant.
+    machine may have decided: an `unknown` that is in the way, or whatever an automatic mutant should not have got.
     """
     if case.until_failure:
         return not case.objection(grade)

@@ -35,16 +35,18 @@ how far that is shown. It is written by `./lab verify --write`, and no figure in
 _HEAD = ("module", "starter", "empty", "reference", "alternatives", "named mutants", "automatic mutants", "outsiders")
 
 
-def write_page(root: Path, proofs: Sequence[Proof], memory: Memory) -> None:
-    """Write the page; raises `NotWritten` if that cannot be done."""
-    write_atomically(root / PAGE, page(root, proofs, memory))
+def write_page(root: Path, proofs: Sequence[Proof], memory: Memory, *, others: Sequence[str]) -> None:
+    """Write the page; `others`: the modules that are built and not in these proofs. Raises `NotWritten`."""
+    write_atomically(root / PAGE, page(root, proofs, memory, others=others))
 
 
-def page(root: Path, proofs: Sequence[Proof], memory: Memory) -> str:
+def page(root: Path, proofs: Sequence[Proof], memory: Memory, *, others: Sequence[str]) -> str:
     """The page's text. Runs on a busy machine are taken from the memory."""
     parts = [_INTRODUCTION, _circumstances(root, proofs)]
     rows = [[*_HEAD, "flakes", "time"], *(_row(proof, _busy(proof, root, memory)) for proof in proofs)]
     parts.append(_table(rows))
+    if others:
+        parts.append(f"Built, and not proven on this page: {', '.join(others)}.\n")
     parts += ["\n".join(_section(proof)) for proof in proofs]
     return "\n".join(parts)
 
