@@ -72,6 +72,11 @@ def answer(grade: Grade) -> Answer:
     return Answer.UNCLEAR if _broken(grade) or _uncertain(grade) else Answer.ACCEPTED
 
 
+def speaks_against(grade: Grade) -> bool:
+    """Whether a check fails this program or is broken by it; `unknown`, as on a busy machine, is no word against it."""
+    return bool(_broken(grade) or grade.named(Verdict.FAIL))
+
+
 def worth_keeping(case: Case, grade: Grade) -> bool:
     """Whether a run says something that a later proof may rely on; one that broke never does.
 

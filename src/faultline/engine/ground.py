@@ -14,7 +14,7 @@ from pathlib import Path
 
 from faultline.components import Clone, describe
 from faultline.components.providers import Absent, Program
-from faultline.engine.exercise import Exercise
+from faultline.engine.exercise import Exercise, text_of
 
 _PACKAGES = Path(__file__).parents[2]  # the folder that `faultline` is in
 _START = "faultline.engine.warm"
@@ -27,7 +27,8 @@ def ground(exercise: Exercise, root: Path, *, busy: bool) -> str:
     toml = exercise.toml
     _feed(digest, ["ground 1", sys.version, platform.machine(), str(busy)])
     _feed(digest, [*toml.files, "", *toml.components, "", str(toml.budget)])
-    for path in (exercise.checks, *sources([_START]), root / "requirements" / "lab.txt"):
+    _feed(digest, [text_of(exercise.checks)])
+    for path in (*sources([_START]), root / "requirements" / "lab.txt"):
         _feed(digest, [path.name, path.read_bytes()])
     for component in toml.components:
         _feed(digest, [component, *_programs(component, clone)])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from faultline.engine.cases import AUTOMATIC, Answer, Case, answer, worth_keeping
+from faultline.engine.cases import AUTOMATIC, Answer, Case, answer, speaks_against, worth_keeping
 from faultline.engine.check_order import CheckOrder
 from faultline.engine.exercise import Exercise
 from faultline.engine.grades import Grade, request
@@ -113,7 +113,7 @@ def prove(
         yield from bench.run([result for result in results if result.case.kind != AUTOMATIC], bench.whole)
         if mutants := [result for result in results if result.case.kind == AUTOMATIC]:
             reference = next((one for one in results if one.case.kind == "reference"), None)
-            if reference is None or reference.answer is not Answer.ACCEPTED:
+            if reference is None or not reference.runs or speaks_against(reference.runs[-1].grade):
                 for mutant in mutants:
                     mutant.trouble = "not run: the checks do not accept the reference itself"
                 return
