@@ -1,5 +1,6 @@
 """The verbs of a module, as typed: what they print, what they change, and their exit codes."""
 
+import json
 import os
 import pty
 import re
@@ -251,10 +252,38 @@ def test_ctrl_c_in_the_middle_of_a_check_is_exit_code_2_and_leaves_nothing(tiny_
 def test_verify_tells_each_objection_and_its_exit_code(lab: Lab, tiny_module: Path) -> None:
     code, out, _ = lab("verify", "redis/05")
     assert code == 0, out
-    assert "5 runs in" in out
+    assert "11 of 11 refused, 100.0%" in out
+    assert re.search(r"^  16 runs in \d+ s, 0 objections$", out, re.MULTILINE)
     text = (tiny_module / "checks.py").read_text()
     (tiny_module / "checks.py").write_text(text.replace("total == 3", "total >= 3"))
     code, out, err = lab("verify", "redis/05", "--json", "--kind", "mutant")
     assert code == 1
     assert "not refused by counts" in " ".join(err.split())
     assert '"kind": "mutant"' in out
+
+
+def test_verify_says_what_it_remembers_and_runs_it_anew_when_told_to(lab: Lab) -> None:
+    few = ("verify", "redis/05", "--kind", "starter", "--kind", "reference")
+    lab(*few)
+    code, out, _ = lab(*few, "--repeat", "2")
+    assert code == 0, out
+    assert re.search(r"^  2 runs in \d+ s, 2 of 4 remembered from \d{4}-\d\d-\d\d, 0 objections$", out, re.MULTILINE)
+    assert re.search(r"^  nothing to run, 4 of 4 remembered from ", lab(*few)[1], re.MULTILINE)
+    assert re.search(r"^  2 runs in \d+ s, 0 objections$", lab(*few, "--again")[1], re.MULTILINE)
+    facts = json.loads(lab(*few, "--json")[1])[0]["cases"]
+    assert [(case["kind"], case["runs"], case["remembered"]) for case in facts] == [
+        ("starter", 1, 1),
+        ("reference", 1, 1),
+    ]
+
+
+def test_the_matrix_is_written_of_whole_proofs_only(lab: Lab, tiny_clone: Path) -> None:
+    code, _, err = lab("verify", "redis/05", "--kind", "starter", "--write")
+    assert code == 2
+    assert "--write publishes the whole proof" in err
+    assert not (tiny_clone / "docs").exists()
+    code, out, _ = lab("verify", "--write")
+    assert code == 0, out
+    page = (tiny_clone / "docs" / "graders.md").read_text()
+    assert "| 1 of 1 accepted | 1 of 1 refused | 11 of 11 refused, 100.0%; 0 listed | 0 of 0 as recorded |" in page
+    assert "0 of 4 runs, 0 of them on a busy machine" in page

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from faultline.engine import exercise, roadmap
+from faultline.engine.cases import AUTOMATIC, cases
 from faultline.engine.errors import BadModule
 from faultline.engine.exercise import Exercise
+from faultline.engine.memory import Memory
 from faultline.engine.module_names import find_module
 from faultline.engine.module_shape import objections
-from faultline.engine.proof import cases, prove
+from faultline.engine.proof import Ground, prove, recalled
+from faultline.engine.proof_summary import Proof
 from faultline.engine.warm import WarmRunner
 
 
@@ -22,18 +25,22 @@ Proved = Callable[..., dict[str, list[str]]]
 
 
 @pytest.fixture
-def proved(warm: WarmRunner, tiny_clone: Path) -> Proved:
-    """Proves the counter's grader and gives the objections to each case."""
+def proved(warm: WarmRunner, tiny_clone: Path, tmp_path: Path) -> Proved:
+    """Proves the counter's grader, with nothing remembered, and gives the objections to each case."""
 
-    def prove_it(*, repeat: int = 1) -> dict[str, list[str]]:
+    def prove_it(*, repeat: int = 1, automatic: bool = False) -> dict[str, list[str]]:
         chosen = loaded(tiny_clone)
-        results = {
-            f"{result.case.kind} {result.case.name}": result
-            for result in prove(chosen, tiny_clone, warm, cases(chosen, timed=True), repeat=repeat)
-        }
+        wanted = [one for one in cases(chosen, root=tiny_clone, timed=True) if automatic or one.kind != AUTOMATIC]
+        memory = Memory(tmp_path / "proof.sqlite")
+        on = Ground(chosen, tiny_clone)
+        results = recalled(on, wanted, memory, repeat=repeat)
+        list(prove(on, warm, results, memory))
         assert not list((tiny_clone / ".lab" / "runs").iterdir())
-        assert all(len(result.seconds) == (repeat if result.case.repeated else 1) for result in results.values())
-        return {name: result.objections for name, result in results.items()}
+        assert all(len(one.runs) == (repeat if one.case.repeated else 1) for one in results if not one.trouble)
+        found = {f"{one.case.kind} {one.case.name}": one.objections for one in results}
+        return found | {
+            "as a whole": [one for one in Proof(chosen, results).objections if " automatic mutants " in one]
+        }
 
     return prove_it
 
@@ -45,11 +52,75 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 CASES = {"starter starter", "empty empty file", "reference reference", "alternative list", "mutant adds one too many"}
+MUTANTS = 11  # automatic ones
 
 
 def test_a_good_grader_has_no_objections_however_often_it_is_asked(proved: Proved) -> None:
     found = proved(repeat=3)
-    assert found == {name: [] for name in CASES}
+    assert found == {name: [] for name in [*CASES, "as a whole"]}
+
+
+def test_of_a_good_grader_every_automatic_mutant_is_refused(proved: Proved) -> None:
+    found = proved(automatic=True)
+    assert not any(found.values())
+    assert sum(name.startswith("automatic Counter.") for name in found) == MUTANTS
+
+
+def test_a_weak_check_lets_automatic_mutants_through(proved: Proved, tiny_module: Path) -> None:
+    edit(tiny_module / "checks.py", "counter.add(-1)", "counter.add(-9)")
+    edit(tiny_module / "checks.py", "    await counter.add(0)\n", "")
+    survived = {
+        'automatic Counter.add: < → <= in "if number < 0:"',
+        'automatic Counter.add: 0 → 1 in "if number < 0:"',
+        'automatic Counter.add: 0 → -1 in "if number < 0:"',
+    }
+    found = proved(automatic=True)
+    assert {name for name, objections in found.items() if objections} == survived
+    assert all(found[name][0].startswith("no check refuses it: strengthen one, or list it") for name in survived)
+
+
+def test_too_many_that_pass_are_an_objection_even_if_all_are_listed(proved: Proved, tiny_module: Path) -> None:
+    edit(tiny_module / "checks.py", "    await counter.add(0)\n", "    await counter.total()\n")
+    edit(tiny_module / "checks.py", '    with testbed.raises("ValueError"):\n        await counter.add(-1)\n', "")
+    names = [f'Counter.add: {change} in "if number < 0:"' for change in ("< → <=", "0 → 1", "0 → -1")]
+    names.append('Counter.add: without "raise ValueError(number)"')
+    listed = "".join(f"  '{name}',\n" for name in names)
+    (tiny_module / "equivalents.toml").write_text(f"[[survivors]]\nmutants = [\n{listed}]\nwhy = 'Lazy.'\n")
+    found = proved(automatic=True)
+    assert found.pop("as a whole") == ["7 of 11 automatic mutants are refused, 63.6%; at least 95% must be"]
+    assert not any(found.values())
+
+
+def test_what_is_listed_as_equivalent_and_refused_is_reported(proved: Proved, tiny_module: Path) -> None:
+    name = 'Counter.add: += → -= in "self._total += number"'
+    (tiny_module / "equivalents.toml").write_text(f"[[survivors]]\nmutants = ['{name}']\nwhy = 'It seems so.'\n")
+    [objection] = proved(automatic=True)[f"automatic {name}"]
+    assert objection.startswith("equivalents.toml says that it keeps every promise, and ")
+
+
+def test_what_is_listed_and_no_mutant_any_more_is_reported(tiny_clone: Path, tiny_module: Path) -> None:
+    name = 'Counter.add: 7 → 8 in "if number < 7:"'
+    (tiny_module / "equivalents.toml").write_text(f"[[survivors]]\nmutants = ['{name}']\nwhy = 'It was so once.'\n")
+    assert Proof(loaded(tiny_clone), []).lacks == [
+        f"equivalents.toml lists {name!r}, which is no automatic mutant (any more)"
+    ]
+
+
+def test_a_mutant_that_breaks_the_grader_is_neither_refused_nor_accepted(proved: Proved, tiny_module: Path) -> None:
+    edit(tiny_module / "checks.py", "    assert total == 3", "    total + 0\n    assert total == 3")
+    name = 'automatic Counter.total: returns None in "return self._total"'
+    edit(tiny_module / "checks.py", '== 5, "after five', 'in {5, None}, "after five')
+    edit(tiny_module / "checks.py", '== 0, "a new', 'in {0, None}, "a new')
+    found = proved(automatic=True)
+    assert found.pop(name)[0].startswith("neither refused nor accepted: counts: error, TypeError")
+    assert not any(found.values())
+
+
+def test_without_an_accepted_reference_no_automatic_mutant_is_run(proved: Proved, tiny_module: Path) -> None:
+    edit(tiny_module / "checks.py", "assert total == 3", "assert total == 4")
+    assert proved(automatic=True)["as a whole"] == [
+        f"{MUTANTS} automatic mutants not run: the checks do not accept the reference itself"
+    ]
 
 
 def test_a_weak_check_accepts_a_mutant(proved: Proved, tiny_module: Path) -> None:
@@ -103,7 +174,9 @@ def test_a_grader_without_a_verdict_accepts_nobody(
 ) -> None:
     (tiny_module / "checks.py").write_text(checks)
     (tiny_module / "mutants.toml").write_text("mutants = []")
-    assert all(found[0].startswith(objection) for found in proved().values())
+    found = proved()
+    assert found.pop("as a whole") == []
+    assert all(objections[0].startswith(objection) for objections in found.values())
 
 
 def test_a_reference_beyond_its_budget_is_reported(proved: Proved, tiny_module: Path) -> None:
@@ -127,14 +200,14 @@ def test_a_mutant_that_does_not_fit_is_reported_with_its_file(
 ) -> None:
     edit(tiny_module / "mutants.toml", old, new)
     with pytest.raises(BadModule, match=r"mutants\.toml") as wrong:
-        cases(loaded(tiny_clone), timed=False)
+        list(cases(loaded(tiny_clone), root=tiny_clone, timed=False))
     assert complaint in str(wrong.value)
 
 
 def test_a_file_that_is_missing_is_reported_with_its_place(tiny_clone: Path, tiny_module: Path) -> None:
     (tiny_module / "solution" / "counter.py").unlink()
     with pytest.raises(BadModule, match=r"solution/counter\.py cannot be read"):
-        cases(loaded(tiny_clone), timed=False)
+        list(cases(loaded(tiny_clone), root=tiny_clone, timed=False))
 
 
 def test_a_complete_folder_has_no_objections(tiny_clone: Path) -> None:

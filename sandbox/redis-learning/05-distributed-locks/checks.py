@@ -36,12 +36,20 @@ async def turn(testbed: Testbed, contender: Remote, *, within: float = 3.0) -> R
     """The lock, which is free or soon will be; on a slow machine that may take its time."""
     patience = within * testbed.patience
     try:
-        return await contender.acquire(timeout=patience)
+        return await acquire(contender, timeout=patience)
     except Raised as error:
         if "LockUnavailable" not in error.bases:
             raise
         seen = f"{contender.process.name} did not get its turn within {patience:g} s: {error}"
         raise BudgetMissed(seen, promise="a turn", took=patience) from error
+
+
+async def acquire(contender: Remote, *, timeout: float) -> Remote:
+    """The lease that `acquire` gave; whatever else it gives is none."""
+    lease = await contender.acquire(timeout=timeout)
+    if not isinstance(lease, Remote):
+        raise Broken(f"acquire gave {lease!r}; promised was a Lease, or LockUnavailable")
+    return lease
 
 
 async def refused(testbed: Testbed, other: Remote, when: str) -> None:
@@ -87,7 +95,9 @@ async def test_grants_and_releases(testbed: Testbed) -> None:
     assert await lease.fetch("valid_for") == 0, "a released lease still says that it is valid"
 
     block = await turn(testbed, yours)
-    assert (await block.__aenter__()).token == block.token, "`async with lease` does not give the lease"
+    inside = await block.__aenter__()
+    assert isinstance(inside, Remote), f"`async with lease` gives {inside!r}, not the lease"
+    assert inside.token == block.token, "`async with lease` gives another lease"
     await refused(testbed, mine, "till-2 is inside `async with`")
     assert not await block.__aexit__(None, None, None), "__aexit__ must not swallow the block's exception"
     await (await turn(testbed, mine)).release()
@@ -331,7 +341,7 @@ async def test_names_do_not_meet(testbed: Testbed) -> None:
             continue  # that is the same lock
         namesake = await lock(till, redis, ttl=30.0, name=name)
         try:
-            lease = await namesake.acquire(timeout=0)
+            lease = await acquire(namesake, timeout=0)
         except Exception as error:
             raise Broken(
                 f"{name!r} is the name of a key of the lock {SALE!r}, and no lock can be called so: {error}"
@@ -364,7 +374,7 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
 
 
 async def test_waiting_does_not_spin(testbed: Testbed) -> None:
-    """A waiter sends at most 50 commands a second, and yet has a released lock within 0.25 s.
+    """A waiter sends at most 50 commands a second, and yet has a released lock within 0.25 s, every time.
 
     Also when another waiter, who came before it, has died meanwhile.
 
@@ -388,19 +398,24 @@ async def test_waiting_does_not_spin(testbed: Testbed) -> None:
     allowed = 50 * waited + 5  # and five for the first try and the last
     assert sent <= allowed, f"{sent} commands in {waited:.2f} s of waiting; promised were at most 50 a second"
 
-    async with asyncio.TaskGroup() as tasks:
-        for who in (doomed, waiting):
-            before = way.requests
-            waiter = tasks.create_task(outcome(who.acquire(timeout=5.0)))
-            await testbed.until(
-                lambda before=before: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock"
-            )
-        await first.kill()
-        await lease.release()
-        with testbed.within(0.25, "the waiter had the released lock"):
-            got = await waiter
-    if isinstance(got, Exception):
-        raise got
+    for waiters in [doomed, waiting], [waiting], [waiting], [waiting]:  # who sleeps too long now and then is late once
+        turns: list[asyncio.Task[Remote | Exception]] = []
+        async with asyncio.TaskGroup() as tasks:
+            for who in waiters:
+                before = way.requests
+                turns.append(tasks.create_task(outcome(acquire(who, timeout=5.0))))
+                await testbed.until(
+                    lambda before=before: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock"
+                )
+            if doomed in waiters:
+                await first.kill()
+            await lease.release()
+            with testbed.within(0.25, "the waiter had the released lock"):
+                got = await turns[-1]
+        if isinstance(got, Exception):
+            raise got
+        await got.release()
+        lease = await turn(testbed, held)
 
 
 async def outcome(operation: Awaitable[Remote]) -> Remote | Exception:
@@ -414,32 +429,32 @@ async def outcome(operation: Awaitable[Remote]) -> Remote | Exception:
 async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
     """What it took to acquire or extend is gone from the lease, and a lease with nothing left is never handed out.
 
-    The network takes 0.06 s each way.
+    The network takes 0.04 s each way.
 
     Look: from which moment the ttl counts for the server, and from which for the holder.
     """
     redis = await testbed.redis()
     till = await testbed.process("till-1")
     way = await testbed.proxy(redis)
-    ample, scarce = await lock(till, way, ttl=2.0), await lock(till, way, ttl=0.1)
+    ample, scarce = await lock(till, way, ttl=2.0), await lock(till, way, ttl=0.06)
     warm = await turn(testbed, ample)
     await warm.extend()
     await warm.release()
 
-    testbed.inject(way, Latency(0.06), Direction.BOTH)
+    testbed.inject(way, Latency(0.04), Direction.BOTH)
     lease = await turn(testbed, ample)
     left = lease.valid_for
-    assert left <= 1.88, f"of 2 s, 0.12 s went by on the network; the lease says {left:.3f} s are left"
+    assert left <= 1.92, f"of 2 s, 0.08 s went by on the network; the lease says {left:.3f} s are left"
     assert left > 0, "a lease without any time was handed out"
     await lease.extend()
     left = await lease.fetch("valid_for")
-    assert left <= 1.88, f"extending took 0.12 s on the network; of 2 s the lease says {left:.3f} s are left"
+    assert left <= 1.92, f"extending took 0.08 s on the network; of 2 s the lease says {left:.3f} s are left"
     await lease.release()
 
     with testbed.raises("LockUnavailable"):
-        gone = await scarce.acquire(timeout=0.3)
+        gone = await acquire(scarce, timeout=0.3)
         raise Broken(
-            f"a ttl of 0.1 s was over before the answer, yet a lease was handed out, valid for {gone.valid_for:.3f} s",
+            f"a ttl of 0.06 s was over before the answer, yet a lease was handed out, valid for {gone.valid_for:.3f} s",
             (gone.operation,),
         )
 
@@ -468,7 +483,7 @@ async def test_lost_answers_leave_nothing(testbed: Testbed) -> None:
         await lost.reached(5.0)
         testbed.history.note("network", f"the answer to request {position} of the try was held back")
         try:
-            lease = await other_lock.acquire(timeout=3.0)
+            lease = await acquire(other_lock, timeout=3.0)
         except Exception as error:
             raise Broken(
                 f"nobody holds the lock, the answer to request {position} of a try got lost, but acquiring it: {error}"
@@ -500,7 +515,7 @@ async def test_silence_keeps_nobody(testbed: Testbed) -> None:
 
 
 async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
-    """With one of three servers dead, or silent, the lock is still granted, kept, extended and freed.
+    """With one of three servers dead, back and empty, or silent, the lock is still granted, kept, extended and freed.
 
     Look: how many of the servers must agree, and what an exception from one of them means for the others.
     """
@@ -514,9 +529,14 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
     await refused(testbed, other_lock, "one server is dead, and till-1 holds the lock")
     await lease.extend()
     await refused(testbed, other_lock, "one server is dead, and till-1 has extended the lock")
-    assert await lease.release() is True, "one server is dead, and release said that the lock was not its own"
 
-    await servers[0].restart()
+    await servers[0].restart()  # till-2 can have its vote now, and must give it back
+    await refused(testbed, other_lock, "the dead server is back, and till-1 holds the lock on the two others")
+    await lease.extend()
+    assert await lease.release() is True, (
+        "two of three servers know the lease, and release said that it was not its own"
+    )
+
     await servers[1].pause()
     lease = await turn(testbed, other_lock)
     await refused(testbed, my_lock, "one server is silent, and till-2 holds the lock")
@@ -538,15 +558,36 @@ async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
 
     await asyncio.gather(servers[1].kill(), servers[2].kill())
     await lost(testbed, early, "with two of three servers dead")
+    assert await early.fetch("valid_for") == 0, "extending raised LockLost, and the lease still says that it is valid"
     with testbed.within(0.8, "an acquire with a timeout of 0.3 s had given up"), testbed.raises("LockUnavailable"):
         await my_lock.acquire(timeout=0.3)
 
     await servers[1].restart()
     try:
-        lease = await other_lock.acquire(timeout=3.0)
+        lease = await acquire(other_lock, timeout=3.0)
     except Exception as error:
         raise Broken(f"two of three servers are up and nobody holds the lock, but acquiring it: {error}") from error
     assert await lease.release() is True, "release said that the lock was not its own"
+
+
+async def test_more_than_half_of_five(testbed: Testbed) -> None:
+    """Of five servers two may be dead, and three may not.
+
+    Look: how many servers are the majority, of three and of five.
+    """
+    servers = await testbed.redises(5, durable=True)
+    till = await testbed.process("till-1")
+    my_lock = await lock(till, *servers, ttl=10.0)
+
+    await asyncio.gather(servers[0].kill(), servers[3].kill())
+    lease = await turn(testbed, my_lock)
+    await lease.extend()
+    assert await lease.release() is True, "two of five servers are dead, and release said that the lock was not its own"
+
+    await servers[1].kill()
+    with testbed.raises("LockUnavailable"):
+        gone = await acquire(my_lock, timeout=0.3)
+        raise Broken("three of five servers are dead, yet the lock was granted", (gone.operation,))
 
 
 async def test_one_majority_at_a_time(testbed: Testbed) -> None:

@@ -39,6 +39,7 @@ STAGES = (
     Stage("basedpyright", _python("basedpyright")),
     Stage("tests", _python("pytest", "--durations=10")),
     Stage("graders", _verify("starter", "empty", "reference", "alternative", "mutant")),
+    Stage("automatic mutants", _verify("automatic"), full_only=True),
     Stage("outsiders", _verify("outsider"), full_only=True),
     Stage("benchmarks", _python("faultline.cli", "bench", "redis"), full_only=True),
 )
@@ -46,7 +47,7 @@ STAGES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("--full", action="store_true", help="also outsiders and benchmarks")
+    parser.add_argument("--full", action="store_true", help="also automatic mutants, outsiders and benchmarks")
     parser.add_argument("--only", action="append", choices=[stage.name for stage in STAGES], help="only this")
 
 

@@ -4,28 +4,29 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from faultline.cli.errors import UsageError
+from faultline.cli.proof_table import print_proof
+from faultline.components import Clone
 from faultline.engine import exercise, roadmap
+from faultline.engine.cases import AUTOMATIC, KINDS, Case, cases
 from faultline.engine.errors import NotBuilt
 from faultline.engine.exercise import Exercise
+from faultline.engine.graders_page import write_page
 from faultline.engine.load import busy_machine
+from faultline.engine.memory import Memory
 from faultline.engine.module_names import find_module, find_topic
-from faultline.engine.module_shape import objections
-from faultline.engine.proof import Result, cases, prove
+from faultline.engine.proof import Ground, prove, recalled
+from faultline.engine.proof_summary import Proof
 from faultline.engine.roadmap import Module, Roadmap
 from faultline.engine.warm import WarmRunner
-
-KINDS = ("starter", "empty", "reference", "alternative", "mutant", "outsider")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,53 +36,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", action="store_true", help="on a machine that is kept busy")
     parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="runs at once")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only these")
+    parser.add_argument("--again", action="store_true", help="forget what earlier proofs have found, and run it anew")
+    parser.add_argument("--write", action="store_true", help="write the matrix to docs/graders.md")
     parser.add_argument("--json", action="store_true", help="print the results for a program")
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Prove each module; 0 if nothing objects."""
-    modules = _built(roadmap.load(root), args.what)
+    if args.write and (args.kind or args.load):
+        raise UsageError("--write publishes the whole proof of a module: it takes no --kind and no --load")
+    known = roadmap.load(root)
+    modules = _built(known, args.what)
+    memory = Memory(Clone(root, os.environ).cache / "proof.sqlite")
     with busy_machine() if args.load else contextlib.nullcontext():
-        proofs = [_prove(exercise.load(module), root, args) for module in modules]
+        proofs = [_prove(exercise.load(module), root, memory, args) for module in modules]
     if args.json:
         print(json.dumps([proof.facts() for proof in proofs], indent=2))
+    if args.write:
+        write_page(root, proofs, memory, others=[one.id for one in known.modules if one.built and one not in modules])
     return 0 if all(proof.holds for proof in proofs) else 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    """What came of one module; `lacks` is what its folder should hold and does not."""
-
-    exercise: Exercise
-    lacks: list[str]
-    results: list[Result]
-
-    @property
-    def objections(self) -> list[str]:
-        told = [f"{result.case.kind} {result.case.name}: {one}" for result in self.results for one in result.objections]
-        return [*self.lacks, *told]
-
-    @property
-    def holds(self) -> bool:
-        return not self.objections
-
-    def facts(self) -> dict[str, object]:
-        return {
-            "module": self.exercise.module.id,
-            "python": sys.version.split()[0],
-            "lacks": self.lacks,
-            "cases": [
-                {
-                    "kind": result.case.kind,
-                    "name": result.case.name,
-                    "runs": len(result.seconds),
-                    "median": result.median,
-                    "max": max(result.seconds),
-                    "objections": result.objections,
-                }
-                for result in self.results
-            ],
-        }
 
 
 def _count(text: str) -> int:
@@ -104,49 +77,31 @@ def _named(known: Roadmap, what: str) -> Sequence[Module]:
     return [find_module(known, what)]
 
 
-def _prove(chosen: Exercise, root: Path, args: argparse.Namespace) -> _Proof:
+def _prove(chosen: Exercise, root: Path, memory: Memory, args: argparse.Namespace) -> Proof:
     console = Console(stderr=args.json)
     began = time.monotonic()
-    wanted = [case for case in cases(chosen, timed=not args.load) if not args.kind or case.kind in args.kind]
-    total = sum(args.repeat if case.repeated else 1 for case in wanted)
-    results: dict[tuple[str, str], Result] = {}
+    on = Ground(chosen, root, args.load)
+    results = recalled(on, _wanted(chosen, root, args), memory, repeat=args.repeat, again=args.again)
     bar = Progress(
         TextColumn(f"{chosen.module.id}  {{task.description}}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,
     )
     with bar, WarmRunner(list(chosen.toml.components)) as runner:
-        task = bar.add_task("", total=total)
-        for result in prove(chosen, root, runner, wanted, repeat=args.repeat, jobs=args.jobs):
-            results[result.case.kind, result.case.name] = result
-            bar.update(task, advance=1, description=f"{result.case.kind} {result.case.name}")
-    proof = _Proof(chosen, objections(chosen), [results[case.kind, case.name] for case in wanted])
-    console.print(_table(chosen, proof.results))
-    for objection in proof.objections:
-        console.print(f"  [red]✗[/] {escape(objection)}")
-    console.print(
-        f"  {sum(len(result.seconds) for result in proof.results)} runs in {time.monotonic() - began:.0f} s, "
-        f"{len(proof.objections)} objections" + (", on a busy machine" if args.load else "")
-    )
+        known = sum(len(result.runs) for result in results)
+        task = bar.add_task("", total=known + sum(result.missing for result in results), completed=known)
+        for result in prove(on, runner, results, memory, jobs=args.jobs):
+            bar.update(task, advance=1, description=escape(f"{result.case.kind} {result.case.name}"[:48]))
+    proof = Proof(chosen, results)
+    print_proof(proof, console, seconds=time.monotonic() - began, busy=args.load)
     return proof
 
 
-def _table(chosen: Exercise, results: list[Result]) -> Table:
-    table = Table(title=f"{chosen.module.id}  {chosen.toml.title}", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "kind", "case"):
-        table.add_column(column)
-    for column in ("runs", "median s", "max s"):
-        table.add_column(column, justify="right")
-    for result in results:
-        table.add_row(
-            "[red]✗[/]" if result.objections else "[green]✓[/]",
-            result.case.kind,
-            result.case.name,
-            str(len(result.seconds)),
-            f"{result.median:.2f}",
-            f"{max(result.seconds):.2f}",
-        )
-    return table
+def _wanted(chosen: Exercise, root: Path, args: argparse.Namespace) -> list[Case]:
+    kinds = set(args.kind or KINDS)
+    if AUTOMATIC in kinds:
+        kinds.add("reference")  # its time is the measure of theirs
+    return [case for case in cases(chosen, root=root, timed=not args.load) if case.kind in kinds]

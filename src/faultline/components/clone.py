@@ -4,7 +4,7 @@
   run/           the running lab: its record, and a folder for each instance (record, log, data)
   runs/          grading runs, one folder each, removed when the run ends
   components/    what was fetched: one folder for each component and lock, complete or not there
-  cache/         what is quickly made again, such as database templates
+  cache/         what can be made again: database templates, what proofs of the graders have found
   progress.db    what the learner passed; no command but `progress` touches it
 <root>/workspace/    the learner's solutions; no command but `start` and `reset` touches it
 """

@@ -6,6 +6,7 @@ EngineError                  a sentence for the learner: what was seen, where, w
 ├── NotBuilt                 the roadmap names the module, but its folder is not there yet
 ├── NotStarted               the learner has no copy of the exercise yet
 ├── RunnerDied               a grading run ended without its last word: nothing is known
+├── NotRemembered            results of the proof could not be read or kept; running it again is safe
 ├── UnknownName              no module or topic has this name; nothing was done
 ├── NotWritten               a file could not be written; the old one, if any, is untouched
 └── ProgressError            progress could not be read or recorded; what was recorded before is untouched
@@ -38,6 +39,10 @@ class NotStarted(EngineError):
 
 class RunnerDied(EngineError):
     """Unknown: the process that graded is gone. Grading again is safe."""
+
+
+class NotRemembered(EngineError):
+    """What a proof has found was not kept, or cannot be read; what was kept before still is."""
 
 
 class UnknownName(EngineError):

@@ -58,12 +58,25 @@ class _MutantsToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mutants: tuple[Mutant, ...]
 
 
+class Survivors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Automatic mutants that no check refuses, and why that is right."""
+
+    mutants: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1)]  # by name, as `lab verify` tells it
+    why: _Text
+    unseen: bool = False  # they are wrong, and no check can see it; otherwise they keep every promise of the starter
+
+
+class _EquivalentsToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    survivors: tuple[Survivors, ...]
+
+
 class Exercise(msgspec.Struct, frozen=True):
     """Everything about one built module; `load` makes it."""
 
     module: Module
     toml: ModuleToml
     mutants: tuple[Mutant, ...]
+    survivors: tuple[Survivors, ...] = ()
 
     @property
     def checks(self) -> Path:
@@ -128,7 +141,9 @@ def load(module: Module) -> Exercise:
     for name in toml.files:
         if Path(name).name != name:
             raise BadModule(f"{module.path / 'module.toml'}: {name!r} in files must be a plain file name")
-    return Exercise(module, toml, mutants)
+    listed = module.path / "equivalents.toml"  # a module whose every automatic mutant is refused has none
+    survivors = _decode(listed, _EquivalentsToml).survivors if listed.exists() else ()
+    return Exercise(module, toml, mutants, survivors)
 
 
 def _decode(path: Path, shape: type[_T]) -> _T:

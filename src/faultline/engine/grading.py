@@ -98,6 +98,8 @@ class Grader:
             if unknown:
                 self.trouble.append(f"there is no check {', '.join(sorted(unknown))}")
             items[:] = [item for item in items if _name(item) in self.request.only]
+        if self.request.until_failure and self.request.only:
+            items.sort(key=lambda item: self.request.only.index(_name(item)))
         self.emit(Began(self.request.seed, [_name(item) for item in items]))
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -110,8 +112,14 @@ class Grader:
         self._began = time.monotonic()
         free = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for judged in [group.create_task(self._judged(item, free)) for item in items]:
-                self.emit(await judged)
+            tasks = [group.create_task(self._judged(item, free)) for item in items]
+            for task in asyncio.as_completed(tasks) if self.request.until_failure else tasks:
+                judged = await task
+                self.emit(judged)
+                if self.request.until_failure and judged.verdict is Verdict.FAIL:
+                    for other in tasks:
+                        other.cancel()
+                    return
 
     async def _judged(self, item: pytest.Function, free: asyncio.Semaphore) -> Judged:
         async with free:

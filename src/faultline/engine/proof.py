@@ -1,192 +1,199 @@
 """The proof of a grader: it refuses what is wrong by the check that names it, and accepts whatever is right.
 
-A `Case` is one set of files with the verdict that it must get. `prove` runs all of them, several at once, as
-often as asked, and collects what disagrees.
+`recalled` looks up what earlier proofs have found on the same ground; `prove` runs what is missing, several at once,
+keeps each run as soon as it has ended, and collects what disagrees.
 """
 
-import re
 import shutil
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from faultline.engine.exercise import Exercise, Mutant, Outsider, files_in, text_of
+import msgspec
+
+from faultline.engine.cases import AUTOMATIC, Answer, Case, answer, speaks_against, worth_keeping
+from faultline.engine.check_order import CheckOrder
+from faultline.engine.exercise import Exercise
 from faultline.engine.grades import Grade, request
+from faultline.engine.ground import ground, key
+from faultline.engine.memory import Memory, Run
 from faultline.engine.run_folders import run_folder
-from faultline.engine.verdicts import Verdict
+from faultline.engine.run_request import RunRequest
 from faultline.engine.warm import WarmRunner
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Files to grade, and what must come of it; `objection` says what did not, or ""."""
-
-    kind: str
-    name: str
-    files: dict[str, str]
-    objection: Callable[[Grade], str]
-    only: tuple[str, ...] = ()
-    repeated: bool = True
 
 
 @dataclass(slots=True)
 class Result:
-    """What came of one case."""
+    """What came of one case: the runs that are remembered first, then those of this proof."""
 
     case: Case
-    seconds: list[float] = field(default_factory=list)
-    objections: list[str] = field(default_factory=list)
+    key: str
+    runs: list[Run]
+    remembered: int
+    missing: int
+    trouble: str = ""
 
     @property
     def median(self) -> float:
-        """Seconds of the median run."""
-        return statistics.median(self.seconds)
+        """Seconds of the median run; 0 if there was none."""
+        return statistics.median(self.seconds) if self.runs else 0.0
+
+    @property
+    def seconds(self) -> list[float]:
+        """How long each run took."""
+        return [run.grade.ended.seconds if run.grade.ended else 0.0 for run in self.runs]
+
+    @property
+    def answer(self) -> Answer:
+        """What the checks said at last."""
+        return answer(self.runs[-1].grade) if self.runs else Answer.UNCLEAR
+
+    @property
+    def objections(self) -> list[str]:
+        """What disagrees, run by run."""
+        told = [self.trouble] if self.trouble else []
+        for number, run in enumerate(self.runs):
+            if objection := self.case.objection(run.grade):
+                since = f", remembered from {run.at:%Y-%m-%d}; --again forgets it" if number < self.remembered else ""
+                told.append(f"{objection} (seed {run.grade.seed}{since})")
+        return told
 
 
-def cases(exercise: Exercise, *, timed: bool) -> list[Case]:
-    """Everything that the module holds; `timed`: the reference must also keep the module's budget."""
-    return [
-        Case(kind="starter", name="starter", files=files_in(exercise.starter, exercise), objection=_refused),
-        Case(
-            kind="empty",
-            name="empty file",
-            files=dict.fromkeys(exercise.toml.files, ""),
-            objection=_refused,
-            repeated=False,
-        ),
-        Case(
-            kind="reference",
-            name="reference",
-            files=files_in(exercise.reference, exercise),
-            objection=lambda grade: _accepted(grade) or (_in_time(grade, exercise.toml.budget) if timed else ""),
-        ),
-        *(
-            Case(kind="alternative", name=folder.name, files=files_in(folder, exercise), objection=_accepted)
-            for folder in exercise.alternatives
-        ),
-        *(_mutant_case(exercise, mutant) for mutant in exercise.mutants),
-        *(_outsider_case(exercise, outsider) for outsider in exercise.toml.outsiders),
-    ]
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all runs of a module's proof stand on, and whether it still is the same."""
+
+    exercise: Exercise
+    root: Path
+    busy: bool = False
+    hash: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", self._now())
+
+    @property
+    def same(self) -> bool:
+        """Nothing of it has been edited since."""
+        return self._now() == self.hash
+
+    def _now(self) -> str:
+        return ground(self.exercise, self.root, busy=self.busy)
+
+
+def recalled(
+    on: Ground, chosen: Sequence[Case], memory: Memory, *, repeat: int = 1, again: bool = False
+) -> list[Result]:
+    """What is known of each case on this ground, and how many of `repeat` runs are missing.
+
+    A case that is not repeated is run once. `again` forgets what is known.
+    """
+    results: list[Result] = []
+    for case in chosen:
+        mode = "until failure" if case.until_failure else "all"
+        name = key(on.hash, case.files, mode=mode, only=case.only, beside=case.beside)
+        if again:
+            memory.forget(name)
+        runs = memory.runs(name)
+        wanted = repeat if case.repeated else 1
+        results.append(Result(case, name, runs, remembered=len(runs), missing=max(0, wanted - len(runs))))
+    return results
 
 
 def prove(
-    exercise: Exercise,
-    root: Path,
-    runner: WarmRunner,
-    chosen: Sequence[Case],
-    *,
-    repeat: int = 1,
-    jobs: int = 2,
+    on: Ground, runner: WarmRunner, results: Sequence[Result], memory: Memory, *, jobs: int = 2
 ) -> Iterator[Result]:
-    """Run every case `repeat` times (those marked so) and yield its result after each run, objections included."""
-    home = run_folder(root, f"proof-{exercise.module.id.replace('/', '-')}")
-    results = {id(case): Result(case) for case in chosen}
-    rounds = [case for number in range(repeat) for case in chosen if case.repeated or number == 0]
-    cancelled = threading.Event()
+    """Run what is missing and yield the result after each run; automatic mutants last, measured by the reference."""
+    home = run_folder(on.root, f"proof-{on.exercise.module.id.replace('/', '-')}")
+    bench = _Bench(on, runner, memory, home, jobs)
     try:
-        folders = {id(case): _written(case, home / str(number)) for number, case in enumerate(chosen)}
-        with ThreadPoolExecutor(jobs) as pool:
-            running = {
-                pool.submit(_grade, exercise, root, runner, case, folders[id(case)], cancelled): case for case in rounds
-            }
-            try:
-                for done in as_completed(running):
-                    yield _noted(results[id(running[done])], done.result())
-            finally:
-                cancelled.set()
-                pool.shutdown(cancel_futures=True)
+        yield from bench.run([result for result in results if result.case.kind != AUTOMATIC], bench.whole)
+        if mutants := [result for result in results if result.case.kind == AUTOMATIC]:
+            reference = next((one for one in results if one.case.kind == "reference"), None)
+            if reference is None or not reference.runs or speaks_against(reference.runs[-1].grade):
+                for mutant in mutants:
+                    mutant.trouble = "not run: the checks do not accept the reference itself"
+                return
+            order = _order(reference, mutants)
+            for result in bench.run(mutants, lambda result: bench.until_failure(result, order)):
+                order.note(result.case.scope, result.runs[-1].grade.judged)
+                yield result
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _written(case: Case, folder: Path) -> Path:
-    """The folder with the case's files, written once: several runs may read them at the same time."""
-    folder.mkdir(parents=True)
-    for name, text in case.files.items():
-        (folder / name).write_text(text)
-    return folder
+def _order(reference: Result, mutants: Sequence[Result]) -> CheckOrder:
+    order = CheckOrder({one.check: one.seconds for one in reference.runs[-1].grade.judged})
+    for mutant in mutants:
+        for run in mutant.runs:
+            order.note(mutant.case.scope, run.grade.judged)
+    return order
 
 
-def _noted(result: Result, grade: Grade) -> Result:
-    result.seconds.append(grade.ended.seconds if grade.ended else 0.0)
-    if objection := result.case.objection(grade):
-        result.objections.append(f"{objection} (seed {grade.seed})")
-    return result
+@dataclass(slots=True)
+class _Bench:
+    """Where the runs of one proof are made, `jobs` at a time."""
 
+    on: Ground
+    runner: WarmRunner
+    memory: Memory
+    home: Path
+    jobs: int
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _folders: int = 0
 
-def _grade(
-    exercise: Exercise, root: Path, runner: WarmRunner, case: Case, folder: Path, cancelled: threading.Event
-) -> Grade:
-    grade = Grade()
-    for event in runner.grade(request(exercise, folder, root, only=case.only), cancelled):
-        grade.add(event)
-    return grade
+    def run(self, results: Sequence[Result], asking: Callable[[Result], RunRequest]) -> Iterator[Result]:
+        """Make the missing runs, keep each, and yield its result."""
+        turns = range(max((one.missing for one in results), default=0))
+        rounds = [result for turn in turns for result in results if turn < result.missing]
+        folders = {id(result): self._written(result.case) for result in results if result.missing}
+        with ThreadPoolExecutor(self.jobs) as pool:
 
+            def graded(result: Result) -> Grade:
+                return self._grade(msgspec.structs.replace(asking(result), solution=str(folders[id(result)])))
 
-def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
-    def objection(grade: Grade) -> str:
-        if broken := _broken(grade):
-            return broken
-        missed = set(mutant.caught_by) - grade.named(Verdict.FAIL)
-        if missed:
-            return f"not refused by {', '.join(sorted(missed))}"
-        first = next(one for one in grade.judged if one.check == mutant.caught_by[0])
-        if not re.search(mutant.looks_like, first.seen):
-            return f"{first.check} saw {first.seen!r}, which does not look like {mutant.looks_like!r}"
-        return ""
+            running = {pool.submit(graded, result): result for result in rounds}
+            try:
+                for done in as_completed(running):
+                    yield self._noted(running[done], done.result())
+            finally:
+                self._cancelled.set()
+                pool.shutdown(cancel_futures=True)
+                self._cancelled.clear()
 
-    files = files_in(exercise.reference, exercise) | {exercise.toml.files[0]: exercise.mutated(mutant)}
-    return Case(kind="mutant", name=mutant.name, files=files, objection=objection, only=mutant.caught_by)
+    def whole(self, result: Result) -> RunRequest:
+        """All checks that the case asks for."""
+        return request(self.on.exercise, self.home, self.on.root, only=result.case.only)
 
+    def until_failure(self, result: Result, order: CheckOrder) -> RunRequest:
+        """Check by check until one refuses it, in the best order that is known by now.
 
-def _outsider_case(exercise: Exercise, outsider: Outsider) -> Case:
-    def objection(grade: Grade) -> str:
-        if broken := _broken(grade):
-            return broken
-        fails, recorded = grade.named(Verdict.FAIL), set(outsider.fails)
-        # A library that waits at random may be late only now and then; that is no word against the record.
-        more, fewer = fails - recorded, recorded - fails - grade.named(Verdict.UNKNOWN)
-        told = [f"fails {name}, which is not recorded" for name in sorted(more)]
-        told += [f"does not fail {name}, as is recorded" for name in sorted(fewer)]
-        return "; ".join(told)
+        A check has no less time than usual: its own budgets must run out before the mutant counts as hanging.
+        """
+        return msgspec.structs.replace(self.whole(result), only=order.checks(result.case.scope), until_failure=True)
 
-    text = text_of(exercise.module.path / "outsiders" / outsider.file)
-    name = f"{outsider.package} {outsider.version}"
-    return Case(kind="outsider", name=name, files={exercise.toml.files[0]: text}, objection=objection, repeated=False)
+    def _written(self, case: Case) -> Path:
+        """The folder with the case's files, written once: several runs may read them at the same time."""
+        self._folders += 1
+        folder = self.home / str(self._folders)
+        folder.mkdir(parents=True)
+        for name, text in case.files.items():
+            (folder / name).write_text(text)
+        return folder
 
+    def _grade(self, asked: RunRequest) -> Grade:
+        grade = Grade()
+        for event in self.runner.grade(asked, self._cancelled):
+            grade.add(event)
+        return grade
 
-def _broken(grade: Grade) -> str:
-    if grade.ended is None:
-        return "the run did not come to its end"
-    if grade.ended.trouble:
-        return f"the grader broke: {grade.ended.trouble}"
-    if not grade.judged or len(grade.judged) != len(grade.checks):
-        return f"{len(grade.judged)} of {len(grade.checks)} checks were judged"
-    return _listed(grade, Verdict.ERROR)
-
-
-def _uncertain(grade: Grade) -> str:
-    return _listed(grade, Verdict.UNKNOWN)
-
-
-def _listed(grade: Grade, *verdicts: Verdict) -> str:
-    return "; ".join(f"{one.check}: {one.verdict}, {one.seen}" for one in grade.judged if one.verdict in verdicts)
-
-
-def _refused(grade: Grade) -> str:
-    if broken := _broken(grade):
-        return broken
-    passed = grade.named(Verdict.PASS)
-    return f"passed {', '.join(sorted(passed))}" if passed else _uncertain(grade)
-
-
-def _accepted(grade: Grade) -> str:
-    return _broken(grade) or _listed(grade, Verdict.FAIL, Verdict.UNKNOWN)
-
-
-def _in_time(grade: Grade, budget: float) -> str:
-    took = grade.ended.seconds if grade.ended else float("inf")
-    return f"took {took:.1f} s of a budget of {budget:g} s" if took > budget else ""
+    def _noted(self, result: Result, grade: Grade) -> Result:
+        run = Run(datetime.now(UTC), grade)
+        result.runs.append(run)
+        result.missing -= 1
+        if worth_keeping(result.case, grade) and self.on.same:
+            self.memory.keep(result.key, run)
+        return result

@@ -13,6 +13,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     folder: str  # the run's own folder; removed afterwards
     seed: int
     only: list[str] = []  # names of checks; empty: all
+    until_failure: bool = False  # in the order of `only`, verdicts as they come, and no more after the first `fail`
     limit: float = 120.0  # seconds for the whole run
     process_limit: int = 1024  # at once; a learner's process is ended far earlier, by the nursery
     check_limit: float = 12.0  # seconds after which a check that still runs is a hang

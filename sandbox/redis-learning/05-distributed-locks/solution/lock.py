@@ -13,10 +13,10 @@ from redis.exceptions import RedisError
 
 # Taking the key and minting the token are one step: between two steps another holder could fit.
 ACQUIRE = """
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-    return redis.call('INCR', KEYS[2])
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+    return 0
 end
-return 0
+return redis.call('INCR', KEYS[2])
 """
 # Looking whose lock it is and acting on it are one step, for the same reason.
 RELEASE = """
@@ -68,13 +68,13 @@ class Lease:
         asked = time.monotonic()
         extended = await self._lock.everywhere(EXTEND, self._owner, self._lock.milliseconds)
         if sum(extended) < self._lock.majority:
-            self._expires = 0.0
+            self._expires = asked
             raise LockLost(f"lease {self._token} is not ours any more")
         self._expires = asked + self._lock.ttl
 
     async def release(self) -> bool:
         """Free the lock at once: True if it was still ours, False if not."""
-        self._expires = 0.0
+        self._expires = time.monotonic()
         released = await self._lock.everywhere(RELEASE, self._owner)
         return sum(released) >= self._lock.majority
 
@@ -107,13 +107,13 @@ class DistributedLock:
         while (lease := await self._try()) is None:
             # At random, so that those who wait for a majority do not split the servers between them for ever.
             pause = random.uniform(0.02, 0.04)
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() > deadline:
                 raise LockUnavailable(f"not acquired within {timeout:g} s")
             await asyncio.sleep(pause)
         return lease
 
     async def _try(self) -> Lease | None:
-        owner = secrets.token_hex(16)  # of this lease, not of this process: a late release must not match
+        owner = secrets.token_hex()  # of this lease, not of this process: a late release must not match
         asked = time.monotonic()
         tokens = await self.everywhere(ACQUIRE, owner, self.milliseconds)
         granted = [token for token in tokens if token]
