@@ -178,19 +178,21 @@ def test_ctrl_c_twice_does_not_wait_for_a_server_that_does_not_stop(place: Place
         assert not look(redis)
 
 
-@pytest.mark.parametrize("verb", ["status", "down"])
+@pytest.mark.parametrize("verb", ["status", "down", "clean"])
 def test_the_next_verb_ends_what_a_dead_lab_left_and_nothing_else(place: Place, verb: str) -> None:
     with place.up(PATH="/nowhere") as (lab, redis):  # without setpriv on PATH, so that it outlives the lab
         lab.kill()
         lab.wait()
         assert look(redis)
         with subprocess.Popen(["sleep", "60"], cwd=place.root / ".lab" / "run" / "redis") as stranger:
-            said = place.type(verb).stdout
+            try:
+                said = place.type(verb).stderr
+                assert look(stranger.pid)
+            finally:
+                stranger.kill()
             assert "The lab had died; ended what it left running: redis." in said
             assert not look(redis)
-            assert look(stranger.pid)
-            stranger.kill()
-    assert "had died" not in place.type(verb).stdout
+    assert "had died" not in place.type(verb).stderr
 
 
 def test_logs_are_there_while_it_runs_and_after(place: Place) -> None:

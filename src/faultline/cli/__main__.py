@@ -3,11 +3,15 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Protocol, cast
+from types import FrameType
+from typing import NoReturn, Protocol, cast
 
 from faultline.cli.errors import CliError
+from faultline.cli.leftovers import end_leftovers
+from faultline.cli.obstacles import explain
 
 VERBS: dict[str, str] = {
     "up": "start the lab and show what is next; Ctrl-C stops it",
@@ -60,34 +64,70 @@ def main(arguments: list[str]) -> int:
     if name not in VERBS:
         print(f"lab: there is no verb {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
+    _hear_endings()
+    try:
+        code = _run(name, rest)
+        sys.stdout.flush()
+    except _Ended as ending:
+        return _end(2, f"\nlab {name}: stopped by {ending}, nothing is left running")
+    except KeyboardInterrupt:
+        return _end(2, f"\nlab {name}: stopped by Ctrl-C, nothing is left running")
+    except BrokenPipeError:  # `lab roadmap | head`
+        return _end(0)
+    except Exception as error:
+        code, story = _judged(error)
+        if story is None:
+            raise
+        return _end(code, f"lab {name}: {story}")
+    return code
+
+
+def _run(name: str, arguments: list[str]) -> int:
     verb = cast(Verb, importlib.import_module(f"faultline.cli.{name}"))
     parser = argparse.ArgumentParser(prog=f"./lab {name}", description=VERBS[name])
     verb.configure(parser)
+    chosen = parser.parse_args(arguments)
     root = Path(os.environ.get("LAB_ROOT", Path.cwd()))
-    try:
-        return verb.run(parser.parse_args(rest), root)
-    except KeyboardInterrupt:
-        print(f"\nlab {name}: stopped by Ctrl-C, nothing is left running", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `lab roadmap | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
-        print(f"lab {name}: {error}", file=sys.stderr)
-        return code
+    end_leftovers(root)
+    return verb.run(chosen, root)
 
 
-def _exit_code(error: Exception) -> int | None:
-    """What an error of ours ends the verb with; None for a bug, which keeps its traceback."""
+class _Ended(KeyboardInterrupt):
+    """Somebody asks this command to end otherwise than by Ctrl-C, and it ends the same way."""
+
+
+def _hear_endings() -> None:
+    """SIGTERM and the end of the terminal come as an exception, so that what was started is ended."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # otherwise somebody wants it ignored: nohup
+            signal.signal(number, _asked)
+
+
+def _asked(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Ended(signal.Signals(number).name)
+
+
+def _end(code: int, story: str = "") -> int:
+    """Say the last word where somebody may still read it; what cannot be printed any more is dropped."""
+    for stream, last in ((sys.stdout, ""), (sys.stderr, story and f"{story}\n")):
+        try:
+            stream.write(last)
+            stream.flush()
+        except OSError:  # its reader has gone, or its disk is full; nor may Python try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _judged(error: Exception) -> tuple[int, str | None]:
+    """The exit code and the sentence that an error ends the verb with; no sentence for a bug, which is traced."""
     from faultline.components.errors import ComponentError  # late: every verb would wait for it
     from faultline.engine.errors import EngineError, RunnerDied
 
     if isinstance(error, RunnerDied):
-        return 3
-    return 2 if isinstance(error, CliError | ComponentError | EngineError) else None
+        return 3, str(error)
+    if isinstance(error, OSError):
+        return 2, explain(error)
+    return 2, str(error) if isinstance(error, CliError | ComponentError | EngineError) else None
 
 
 if __name__ == "__main__":

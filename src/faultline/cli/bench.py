@@ -1,9 +1,12 @@
 """`./lab bench TOPIC`: our patterns beside popular libraries, as ratios in one run."""
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from faultline.components.processes import tied
 
 BENCHES: dict[str, tuple[str, ...]] = {
     "redis": ("bench.lock",),
@@ -18,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, root: Path) -> int:
     """Run the topic's benchmarks one after the other; 1 if one of them could not measure."""
     codes = [
-        subprocess.run([sys.executable, "-m", module], cwd=root, check=False).returncode
+        subprocess.run(tied([sys.executable, "-m", module], os.environ), cwd=root, check=False).returncode
         for module in BENCHES[args.topic]
     ]
     return 1 if any(codes) else 0

@@ -23,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, root: Path) -> int:
     """List, or remove what is named; never the workspace, never progress."""
     clone = Clone(root, os.environ)
+    for doomed in [*clone.state.glob(_DOOMED), *clone.components.glob(_DOOMED)]:
+        shutil.rmtree(doomed, ignore_errors=True)  # an earlier `clean` was killed half way
     things = _things(clone)
     if not args.names:
         _show({name: (what, _size(paths)) for name, (what, paths) in things.items()}, as_json=args.json)
@@ -39,6 +41,9 @@ def run(args: argparse.Namespace, root: Path) -> int:
             _remove(path)
         print(f"removed {name}: {decimal(size)}")
     return 0
+
+
+_DOOMED = ".*.removed"
 
 
 def _things(clone: Clone) -> dict[str, tuple[str, list[Path]]]:
@@ -78,6 +83,5 @@ def _size(paths: list[Path]) -> int:
 def _remove(folder: Path) -> None:
     """First out of its name, then away: interrupted, nothing half removed bears a name that is used."""
     doomed = folder.with_name(f".{folder.name.lstrip('.')}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
     shutil.rmtree(doomed)

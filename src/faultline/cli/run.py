@@ -4,11 +4,10 @@ import argparse
 import asyncio
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
-from faultline.components import Clone, Supervisor
+from faultline.components import Clone, Supervisor, processes
 from faultline.engine import exercise, roadmap
 from faultline.engine.errors import BadModule
 from faultline.engine.exercise import Exercise
@@ -41,14 +40,9 @@ async def _run(chosen: Exercise, example: Path, root: Path) -> int:
                 urls = [instance.url for instance in instances]
                 environment[f"{component.upper()}_URL"] = urls[0]
                 environment[f"{component.upper()}_URLS"] = ",".join(urls)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, str(example), env=environment, cwd=example.parent, start_new_session=True
+            code, _ = await processes.run(
+                [sys.executable, str(example)], folder=example.parent, environment=environment, shown=True
             )
-            try:
-                return await process.wait()
-            finally:
-                if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    await process.wait()
+            return code
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,6 @@
 """`./lab status`: what runs now."""
 
 import argparse
-import asyncio
 import json
 import os
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from rich.filesize import decimal
 
 from faultline.cli.columns import pad
 from faultline.cli.paint import Paint
-from faultline.components import Clone, Record, sweep
+from faultline.components import Clone, Record
 from faultline.components.processes import STOPPED, memory
 from faultline.components.records import owner, read
 
@@ -22,16 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
-    """Show the lab's servers; what a dead lab left running is ended, and said."""
+    """Show the lab's servers."""
     clone = Clone(root, os.environ)
-    ended = asyncio.run(sweep(clone.run))
     lab = owner(clone.run)
     servers = [_describe(record) for record in read(clone.run)]
     if args.json:
-        print(json.dumps({"lab": lab, "servers": servers, "ended": [record.name for record in ended]}, indent=1))
+        print(json.dumps({"lab": lab, "servers": servers}, indent=1))
         return 0
-    if ended:
-        print(f"The lab had died; ended what it left running: {', '.join(record.name for record in ended)}.")
     if lab is None:
         print("The lab is not running. Start it with: ./lab up")
         return 0

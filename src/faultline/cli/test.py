@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faultline.cli.paint import Paint
+from faultline.components.processes import tied
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
     for stage in wanted:
         print(paint.bold(f"── {stage.name} "), flush=True)
         began = time.monotonic()
-        passed = subprocess.run(stage.command, cwd=root, env=_environment(), check=False).returncode == 0
+        command = tied(stage.command, os.environ)
+        passed = subprocess.run(command, cwd=root, env=_environment(), check=False).returncode == 0
         results.append((stage, passed, time.monotonic() - began))
     print(paint.bold("── where the time went "))
     for stage, passed, seconds in results:

@@ -54,7 +54,7 @@ class _Session:
     def __init__(self, chosen: Exercise, folder: Path, root: Path, runner: WarmRunner) -> None:
         self.verdict = Verdict.UNKNOWN
         self.broken = threading.Event()
-        self.error: EngineError | None = None
+        self.error: EngineError | OSError | None = None
         self._exercise = chosen
         self._folder = folder
         self._root = root
@@ -86,14 +86,14 @@ class _Session:
         paint = Paint.for_()
         clear = "\x1b[2J\x1b[H" if sys.stdout.isatty() else ""
         print(f"{clear}{paint.dim(f'{datetime.now().astimezone():%H:%M:%S}')}", end="")
-        events = self._runner.grade(request(self._exercise, self._folder, self._root), cancelled)
         try:
+            events = self._runner.grade(request(self._exercise, self._folder, self._root), cancelled)
             grade = show(events, self._exercise)
             if cancelled.is_set():
                 return
             self.verdict = grade.verdict
             ProgressFile.of_clone(self._root).add([grade.attempt(self._exercise)])
-        except EngineError as error:
+        except (EngineError, OSError) as error:  # here is a thread: who waits for the next save must hear of it
             self.error = error
             self.broken.set()
             return

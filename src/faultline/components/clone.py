@@ -35,24 +35,29 @@ class Clone:
         return Clone(self.root, kept)
 
     @property
+    def state(self) -> Path:
+        """All of it."""
+        return self.root / ".lab"
+
+    @property
     def run(self) -> Path:
         """The running lab."""
-        return self.root / ".lab" / "run"
+        return self.state / "run"
 
     @property
     def runs(self) -> Path:
         """Grading runs."""
-        return self.root / ".lab" / "runs"
+        return self.state / "runs"
 
     @property
     def components(self) -> Path:
         """What was fetched."""
-        return self.root / ".lab" / "components"
+        return self.state / "components"
 
     @property
     def cache(self) -> Path:
         """What is quickly made again."""
-        return self.root / ".lab" / "cache"
+        return self.state / "cache"
 
     @property
     def locks(self) -> Path:

@@ -4,8 +4,10 @@ import asyncio
 import fcntl
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from faultline.components import processes
 
 
 async def once(target: Path, build: Callable[[Path], Awaitable[None]]) -> None:
@@ -21,13 +23,26 @@ async def once(target: Path, build: Callable[[Path], Awaitable[None]]) -> None:
         if target.is_dir():  # noqa: ASYNC240
             return
         draft = target.with_name(f".{target.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
+        await _clear(draft)
         draft.mkdir(mode=0o700)
         try:
             await build(draft)
             draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+async def sweep_drafts(folder: Path) -> None:
+    """End who still fills a draft whose maker was killed, and remove it; one that is being made is left alone."""
+    for draft in folder.glob(".*.draft"):  # noqa: ASYNC240
+        with draft.with_suffix(".lock").open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            await _clear(draft)
+
+
+async def _clear(draft: Path) -> None:
+    await processes.kill(processes.Kin(draft, program="", leader=None))
+    shutil.rmtree(draft, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -140,17 +140,17 @@ class Instance:
         """Start it, or start it again after its end; returns when it is ready."""
         site = self._ours("start")
         self._require_free_ports(site)
-        await self._component.prepare(site)
-        command = self._component.command(site)
         written = self.log.stat().st_size if self.log.exists() else 0
-        self._note(None)
-        self._process = processes.spawn(
-            [*site.identity.prefix, *command.argv],
-            folder=self.folder,
-            environment={**site.environment, **command.environment, processes.MARK: str(self.folder)},
-            output=self.log,
-        )
+        self._note(None)  # from here on a kill leaves what the next command can find
         try:
+            await self._component.prepare(site)
+            command = self._component.command(site)
+            self._process = processes.spawn(
+                [*site.identity.prefix, *command.argv],
+                folder=self.folder,
+                environment={**site.environment, **command.environment, processes.MARK: str(self.folder)},
+                output=self.log,
+            )
             self._note(processes.look(self._process.pid))
             await self._until_ready(site, self._process, written)
         except BaseException:  # also when cancelled: nothing may be left half started

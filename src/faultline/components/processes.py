@@ -62,7 +62,8 @@ class Kin:
     """How to recognise what belongs to one instance, also when its first process is gone.
 
     A process belongs when it descends from the leader, when it was given the instance's mark, or when it runs the
-    instance's program inside the instance's folder (a server may erase its environment, a shell may sit there).
+    instance's program inside the instance's folder (a server may erase its environment, a shell may sit there). Where
+    the program is not known, because the record was lost, printing its errors to a file of the folder tells as much.
     """
 
     folder: Path
@@ -87,7 +88,9 @@ class Kin:
             exe = os.readlink(f"{place}/exe")  # noqa: PTH115 -- likewise
             if f"{cwd}/".startswith(f"{self.folder}/") and exe.removesuffix(" (deleted)") == self.program:
                 return True
-            return f"{MARK}={self.folder}".encode() in _read(f"{place}/environ").split(b"\0")
+            if f"{MARK}={self.folder}".encode() in _read(f"{place}/environ").split(b"\0"):
+                return True
+            return not self.program and os.readlink(f"{place}/fd/2").startswith(f"{self.folder}/")  # noqa: PTH115
         except OSError:  # ended meanwhile, a kernel thread, or somebody else's
             return False
 
@@ -115,18 +118,22 @@ def spawn(
     That death needs `setpriv` (util-linux); without it, or when the program changes its user, a record is what
     finds the orphan. The calling thread must live as long as the program: the kernel watches threads.
     """
-    setpriv = shutil.which("setpriv", path=environment.get("PATH"))
-    launcher = [setpriv, "--pdeathsig=KILL", "--"] if setpriv else []
     with output.open("ab") if output else nullcontext() as log:
         return subprocess.Popen(
-            [*launcher, *argv],
+            tied(argv, environment),
             cwd=folder,
-            env=environment,
+            env={MARK: str(folder), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
         )
+
+
+def tied(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """The command that runs this program and is killed by the kernel when the process that starts it dies."""
+    setpriv = shutil.which("setpriv", path=environment.get("PATH"))
+    return [setpriv, "--pdeathsig=KILL", "--", *argv] if setpriv else list(argv)
 
 
 async def run(
@@ -142,7 +149,8 @@ async def run(
             if leader := look(process.pid):
                 await ended(leader)
         finally:
-            process.kill()  # nothing happens to one that has ended
+            with suppress(ProcessLookupError):  # it was not waited for yet, so the number is still its own
+                os.killpg(process.pid, SIGKILL)  # also what it has left in its session
             code = process.wait()
         return code, tail(Path(output.name), lines=40)
 

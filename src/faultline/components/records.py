@@ -1,13 +1,14 @@
 """What is written down about a running instance, so that it can be found by another command or after a crash."""
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from faultline.components.errors import FolderTaken
 from faultline.components.processes import Kin, Process, look
@@ -44,7 +45,7 @@ def write(record: Record) -> None:
     """Replace the instance's record, whole or not at all."""
     target = Path(record.folder) / "instance.json"
     draft = target.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(record), indent=1))
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
     draft.rename(target)
 
 
@@ -54,14 +55,36 @@ def erase(record: Record) -> None:
 
 
 def read(folder: Path) -> list[Record]:
-    """The records of one supervisor's folder, by name; one that a full disk cut short is passed over."""
+    """The records of one supervisor's folder, by name.
+
+    One that cannot be read says only where its processes are. One that was copied or moved here with its clone says
+    nothing of its processes' numbers either: they may be the other clone's.
+    """
     records = list[Record]()
-    for path in sorted(folder.glob("*/instance.json")):
-        try:
-            records.append(Record(**json.loads(path.read_text())))
-        except (OSError, ValueError, TypeError):
-            continue
+    for path in sorted(folder.resolve().glob("*/instance.json")):
+        with suppress(FileNotFoundError):  # erased meanwhile
+            record, here = _read(path), str(path.parent)
+            records.append(record if record.folder == here else replace(record, folder=here, pid=None, started=None))
     return records
+
+
+def _read(path: Path) -> Record:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except msgspec.MsgspecError:
+        return Record(
+            name=path.parent.name,
+            component="unreadable",
+            provider="",
+            host="",
+            port=0,
+            url="",
+            folder=str(path.parent),
+            program="",
+            since=now(),
+            pid=None,
+            started=None,
+        )
 
 
 def now() -> str:
@@ -81,12 +104,12 @@ def owned(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderTaken(
-                f"process {owner(folder) or '?'} already runs servers in {folder}; end it first"
+                f"process {owner(folder) or '?'} already runs servers in {folder}; end it first (the lab: ./lab down)"
             ) from None
         me = look(os.getpid())
         assert me
         file.truncate(0)
-        file.write(f"{me.pid} {me.started}")
+        file.write(f"{me.pid} {me.started} {folder.resolve()}")
         file.flush()
         yield
         file.truncate(0)
@@ -95,8 +118,10 @@ def owned(folder: Path) -> Iterator[None]:
 def owner(folder: Path) -> int | None:
     """The pid of the supervisor that holds the folder now; looks without touching."""
     try:
-        pid, started = (folder / OWNER).read_text().split()
+        pid, started, place = (folder / OWNER).read_text().split(maxsplit=2)
+        process = look(int(pid))
+        # Another place: the folder was copied while somebody held the original.
+        held = process is not None and process.started == int(started) and place == str(folder.resolve())
     except (OSError, ValueError):
         return None
-    process = look(int(pid))
-    return process.pid if process and process.started == int(started) else None
+    return process.pid if process and held else None

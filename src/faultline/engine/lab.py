@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from signal import SIGINT, SIGTERM, Signals
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal
 from types import TracebackType
 from typing import Self
 
 from faultline.components import Clone, Instance, Supervisor
+from faultline.components.room import require_room
 
-ENDINGS = (SIGINT, SIGTERM)
+ENDINGS = (SIGINT, SIGTERM, SIGHUP)
 LOOK_EVERY = 0.2
 
 
@@ -20,20 +21,23 @@ class Lab:
             async for instance in lab.deaths():
                 print(f"{instance.name} has ended; its log: {instance.log}")
 
-    Ctrl-C, SIGTERM and `lab down` end the block at whatever it waits for, without an error; `ended_by` tells which.
-    Asked a second time, the servers are killed instead of stopped. Nothing is restarted.
+    Ctrl-C, SIGTERM, `lab down` and the end of the terminal end the block at whatever it waits for, without an error;
+    `ended_by` tells which. Asked a second time, the servers are killed instead of stopped. Nothing is restarted.
     """
 
     def __init__(self, clone: Clone) -> None:
+        self._clone = clone
         self._supervisor = Supervisor(clone.run, clone)
         self._block: asyncio.Task[object] | None = None
         self.ended_by: Signals | None = None
 
     async def __aenter__(self) -> Self:
+        require_room(self._clone.run)
         await self._supervisor.__aenter__()
         self._block = asyncio.current_task()
         for number in ENDINGS:
-            asyncio.get_running_loop().add_signal_handler(number, self._asked, number)
+            if number != SIGHUP or getsignal(number) is not SIG_IGN:  # ignored: nohup
+                asyncio.get_running_loop().add_signal_handler(number, self._asked, number)
         return self
 
     async def __aexit__(

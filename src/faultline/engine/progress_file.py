@@ -5,6 +5,7 @@ and several processes can write at once. The rollback journal is used rather tha
 is complete in itself once a call has returned, and can be read from a read-only folder.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -25,6 +26,7 @@ from faultline.engine.progress import (
     Started,
 )
 
+LONGEST_PATH = 500  # bytes; SQLite's own limit is 512, and its journal has a longer name
 BUSY_TIMEOUT = 10.0  # seconds that a call waits for another process's transaction
 
 # Each entry brings the file from the version of its index to the next; append only.
@@ -178,6 +180,11 @@ class ProgressFile:
 
     def _explanation(self, consequence: str, error: sqlite3.Error) -> ProgressError:
         name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_CANTOPEN") and len(os.fsencode(self.path.absolute())) > LONGEST_PATH:
+            return ProgressUnavailable(
+                f"{self.path}: {consequence}, because the path is longer than the {LONGEST_PATH} bytes that SQLite"
+                " takes; move the clone to a shorter one"
+            )
         for prefix, obstacle in _OBSTACLES.items():
             if name.startswith(prefix):
                 return ProgressUnavailable(f"{self.path}: {consequence}, because {obstacle}")

@@ -13,13 +13,18 @@ import subprocess
 from pathlib import Path
 
 from faultline.components import processes, sweep
+from faultline.components.room import require_room
 
 _NAME = re.compile(r"(?P<owner>(?P<pid>\d+)\.(?P<started>\d+))-.+")
 _runs = itertools.count(1)
 
 
 def run_folder(root: Path, what: str = "run") -> Path:
-    """A name for a new run's folder, which nobody else uses; `what` is for whoever looks at it."""
+    """A name for a new run's folder, which nobody else uses; `what` is for whoever looks at it.
+
+    Raises `OSError` where a run has no room.
+    """
+    require_room(root / ".lab" / "runs")
     return root / ".lab" / "runs" / f"{_owner()}-{what}-{next(_runs)}"
 
 
@@ -36,8 +41,8 @@ async def sweep_runs(root: Path) -> list[Path]:
     for owner in {owner for _, owner in left}:
         await processes.kill(_kin(runs, owner))
     for path, _ in left:
-        for testbed in path.glob("*/"):
-            await sweep(testbed)
+        for supervised in (path, *path.glob("*/")):  # an example's servers, and each testbed's
+            await sweep(supervised)
         remove(path)
     return [path for path, _ in left]
 

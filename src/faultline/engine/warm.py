@@ -6,6 +6,7 @@ Ctrl-C reaches only the one who asked; when that one is gone, the socket says so
 warden be killed, what it watched over falls to the runner, which ends it.
 """
 
+import contextlib
 import importlib
 import os
 import select
@@ -91,7 +92,9 @@ class WarmRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._control.close()
-        self._process.wait()
+        while self._process.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):  # it is killing already, and nothing makes that quicker
+                self._process.wait()
         if self._shared:
             self._shared.close()
 
