@@ -4,13 +4,23 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from faultline.components.component import Component
+from faultline.components.envoy import Envoy
 from faultline.components.errors import BadSettings, UnknownComponent
+from faultline.components.nginx import Nginx
+from faultline.components.node import Node
+from faultline.components.opensearch import OpenSearch
 from faultline.components.postgres import Postgres
 from faultline.components.redis import Redis
+from faultline.components.zipkin import Zipkin
 
 CATALOG: Mapping[str, type[Component]] = {
     "redis": Redis,
     "postgres": Postgres,
+    "opensearch": OpenSearch,
+    "zipkin": Zipkin,
+    "envoy": Envoy,
+    "nginx": Nginx,
+    "node": Node,
 }
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
 from faultline.components import ports, processes, records
+from faultline.components.addresses import shown
 from faultline.components.component import LOG, Component, Site
 from faultline.components.errors import NotOurs, NotReady, NotRunning, PortTaken, StartFailed
 from faultline.components.records import Record
@@ -45,6 +47,11 @@ class Instance:
     def port(self) -> int:
         """Where it answers; the same after a restart."""
         return self._record.port
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """All ports that it listens on, by what they are for; of a given server only the first is known."""
+        return self._site.ports if self._site else {next(iter(self._component.ports)): self.port}
 
     @property
     def url(self) -> str:
@@ -202,7 +209,8 @@ class Instance:
     def _ours(self, action: str) -> Site:
         if self._site is None:
             raise NotOurs(
-                f"{self.name} was given as {self.url}: it is not ours to {action}; unset its address to run our own"
+                f"{self.name} was given as {shown(self.url)}: it is not ours to {action}; "
+                "unset its address to run our own"
             )
         return self._site
 
