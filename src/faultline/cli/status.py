@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from faultline.cli.columns import pad
 from faultline.cli.paint import Paint
 from faultline.components import Clone, Record
+from faultline.components.addresses import shown
 from faultline.components.processes import STOPPED, memory
 from faultline.components.records import owner, read
 
@@ -48,7 +49,7 @@ def _describe(record: Record) -> dict[str, str | int | None]:
         "component": record.component,
         "provider": record.provider,
         "state": state,
-        "url": record.url,
+        "url": shown(record.url),
         "port": record.port,
         "pid": record.pid,
         "memory": memory(members),

@@ -5,11 +5,16 @@ from dataclasses import fields
 
 from faultline.components.alertmanager import Alertmanager
 from faultline.components.component import Component
+from faultline.components.envoy import Envoy
 from faultline.components.errors import BadSettings, UnknownComponent
+from faultline.components.nginx import Nginx
+from faultline.components.node import Node
+from faultline.components.opensearch import OpenSearch
 from faultline.components.postgres import Postgres
 from faultline.components.prometheus import Prometheus
 from faultline.components.rabbitmq import RabbitMQ
 from faultline.components.redis import Redis
+from faultline.components.zipkin import Zipkin
 
 CATALOG: Mapping[str, type[Component]] = {
     "redis": Redis,
@@ -17,6 +22,11 @@ CATALOG: Mapping[str, type[Component]] = {
     "rabbitmq": RabbitMQ,
     "prometheus": Prometheus,
     "alertmanager": Alertmanager,
+    "opensearch": OpenSearch,
+    "zipkin": Zipkin,
+    "envoy": Envoy,
+    "nginx": Nginx,
+    "node": Node,
 }
 
 

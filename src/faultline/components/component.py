@@ -79,6 +79,10 @@ class Component(Protocol):
     grace: ClassVar[float]
     """Seconds between the stop signal and SIGKILL."""
     refuses_root: ClassVar[bool]
+    memory: ClassVar[int]
+    """Bytes (PSS) that one holds soon after its start, as measured."""
+    disk: ClassVar[int]
+    """Bytes that it takes when it is fetched, with the data of one that is empty, as measured."""
 
     def url(self, host: str, port: int) -> str:
         """What a client library takes as the address."""

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import NoReturn
 
 from faultline.components import ports, processes, records
+from faultline.components.addresses import shown
 from faultline.components.component import LOG, Component, Site
 from faultline.components.errors import NotOurs, NotReady, NotRunning, PortTaken, StartFailed
 from faultline.components.records import Record
@@ -208,7 +209,8 @@ class Instance:
     def _ours(self, action: str) -> Site:
         if self._site is None:
             raise NotOurs(
-                f"{self.name} was given as {self.url}: it is not ours to {action}; unset its address to run our own"
+                f"{self.name} was given as {shown(self.url)}: it is not ours to {action}; "
+                "unset its address to run our own"
             )
         return self._site
 

@@ -44,6 +44,8 @@ class Postgres:
     stop_signal: ClassVar[Signals] = SIGINT
     grace: ClassVar[float] = 10.0
     refuses_root: ClassVar[bool] = True
+    memory: ClassVar[int] = 23_400_000
+    disk: ClassVar[int] = 78_700_000
 
     fsync: bool = True
     """Whether commits survive a crash of the machine, too; without it everything is faster."""

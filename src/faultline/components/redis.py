@@ -33,6 +33,8 @@ class Redis:
     stop_signal: ClassVar[Signals] = SIGTERM
     grace: ClassVar[float] = 5.0
     refuses_root: ClassVar[bool] = False
+    memory: ClassVar[int] = 4_100_000
+    disk: ClassVar[int] = 17_700_000
 
     append_only: bool = False
     """Keep data over a restart; without it a restarted server is empty."""

@@ -13,6 +13,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from faultline.components import ports, processes, records
+from faultline.components.addresses import shown
 from faultline.components.catalog import CATALOG, configure
 from faultline.components.clone import Clone
 from faultline.components.component import DATA, Component, Site
@@ -100,7 +101,7 @@ class Supervisor:
 
     async def _adopt(self, name: str, component: Component, given: Given, *, plain: bool) -> Instance:
         if not plain or given.url in {instance.url for instance in self._instances.values()}:
-            raise NotOurs(f"{given.url} is one server, used as it is: unset its variable to start our own")
+            raise NotOurs(f"{shown(given.url)} is one server, used as it is: unset its variable to start our own")
         address = urlsplit(given.url)
         host, port = address.hostname or ports.HOST, address.port or next(iter(component.ports.values()))
         record = self._record(name, component, given.provider, host=host, port=port, url=given.url)
@@ -110,7 +111,7 @@ class Supervisor:
                 await component.ready(given.url)
         except (OSError, NotReady) as error:
             raise StartFailed(
-                f"{component.name} at {given.url} does not serve ({error}); start it or unset its variable"
+                f"{component.name} at {shown(given.url)} does not serve ({error}); start it or unset its variable"
             ) from error
         records.write(record)
         return instance

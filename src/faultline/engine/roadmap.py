@@ -58,6 +58,7 @@ class _TopicEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     picture: _Text
     advanced: bool = False
     prerequisites: tuple[_Slug, ...] = ()
+    components: tuple[_Slug, ...] = ()
     modules: tuple[_ModuleEntry, ...]
 
 
