@@ -10,6 +10,7 @@ import psycopg
 from faultline.components import Instance
 from faultline.components.component import Address
 from faultline.components.proxy import FaultProxy
+from faultline.testbed.breakable import Breakable
 from faultline.testbed.history import History
 from faultline.testbed.until import until
 
@@ -22,18 +23,13 @@ def dsn_of(at: Address, *, user: str = "postgres") -> str:
 
 
 @dataclass(slots=True, eq=False)
-class PostgresServer:
-    """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
+class PostgresServer(Breakable):
+    """One real server; the check may break it, and ask it for the truth. What was committed survives a kill."""
 
     instance: Instance
     history: History
     _asking: "psycopg.AsyncConnection[Row] | None" = None
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def name(self) -> str:
-        """As it appears in timelines."""
-        return self.instance.name
 
     def at(self, *, user: str = "postgres") -> str:
         """Its address as contracts take it, a connection string; `user` may be a role that the check has made."""
@@ -59,27 +55,8 @@ class PostgresServer:
         async with await self.connect(autocommit=True) as connection:
             await connection.execute(sql.encode())
 
-    async def kill(self) -> None:
-        """End all its processes at once (kill -9); what was committed is there after `restart`."""
-        self.history.note(self.name, "killed (SIGKILL)")
-        await self.instance.kill()
+    async def _hang_up(self) -> None:
         await self.close()
-
-    async def restart(self) -> None:
-        """Start it again on the same port, with the data that it had put on disk."""
-        await self.close()
-        await self.instance.restart()
-        self.history.note(self.name, "started again")
-
-    async def pause(self) -> None:
-        """Make it silent: connections stay, nothing is answered (SIGSTOP)."""
-        await self.instance.pause()
-        self.history.note(self.name, "paused (SIGSTOP)")
-
-    async def resume(self) -> None:
-        """Let it answer again (SIGCONT)."""
-        self.history.note(self.name, "resumed (SIGCONT)")
-        await self.instance.resume()
 
     async def forgotten(self, ports: Sequence[int]) -> None:
         """Return when it has ended all sessions that came from these ports, whose connections are closed."""

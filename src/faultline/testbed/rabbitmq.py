@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from faultline.components import Instance
 from faultline.components.http import ask
+from faultline.testbed.breakable import Breakable
 from faultline.testbed.errors import TestbedError
 from faultline.testbed.history import History
 from faultline.testbed.wire import BrokerAt
@@ -88,35 +89,14 @@ class Broker:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnBroker(Broker):
-    """A whole server for this check alone: it may be killed, restarted, paused and resumed."""
+class OwnBroker(Breakable, Broker):
+    """A whole server for this check alone, to be broken; durable messages in durable queues survive a kill."""
 
     instance: Instance
     history: History
     uncounted: Callable[[], AbstractContextManager[None]]
 
-    @property
-    def name(self) -> str:
-        """As it appears in timelines."""
-        return self.instance.name
-
-    async def kill(self) -> None:
-        """End it at once (kill -9); durable messages in durable queues stay."""
-        self.history.note(self.name, "killed (SIGKILL)")
-        await self.instance.kill()
-
     async def restart(self) -> None:
         """Start it again on the same port; the seconds that this takes are not the check's."""
         with self.uncounted():
-            await self.instance.restart()
-        self.history.note(self.name, "started again")
-
-    async def pause(self) -> None:
-        """Make it silent: connections stay, nothing is answered (SIGSTOP)."""
-        await self.instance.pause()
-        self.history.note(self.name, "paused (SIGSTOP)")
-
-    async def resume(self) -> None:
-        """Let it answer again (SIGCONT)."""
-        self.history.note(self.name, "resumed (SIGCONT)")
-        await self.instance.resume()
+            await Breakable.restart(self)  # a dataclass with slots is another class than the one that `super()` knows

@@ -7,14 +7,15 @@ from redis.asyncio import Redis
 
 from faultline.components import Instance
 from faultline.components.proxy import FaultProxy
+from faultline.testbed.breakable import Breakable
 from faultline.testbed.history import History
 from faultline.testbed.until import until
 from faultline.testbed.wire import RedisAt
 
 
 @dataclass(slots=True, eq=False)
-class RedisServer:
-    """One real server; the check may kill, restart, pause and resume it, and ask it for the truth."""
+class RedisServer(Breakable):
+    """One real server; the check may break it, and ask it for the truth."""
 
     instance: Instance
     truth: Redis
@@ -24,32 +25,8 @@ class RedisServer:
         """Its address as an argument for the learner's code: arrives there as a client of its own."""
         return RedisAt(self.instance.host, self.instance.port, socket_timeout)
 
-    @property
-    def name(self) -> str:
-        """As it appears in timelines."""
-        return self.instance.name
-
-    async def kill(self) -> None:
-        """End it at once (kill -9)."""
-        self.history.note(self.name, "killed (SIGKILL)")
-        await self.instance.kill()
+    async def _hang_up(self) -> None:
         await self.truth.connection_pool.disconnect()  # or the next question is asked on a dead connection
-
-    async def restart(self) -> None:
-        """Start it again on the same port, with the data that it had put on disk."""
-        await self.instance.restart()
-        await self.truth.connection_pool.disconnect()
-        self.history.note(self.name, "started again")
-
-    async def pause(self) -> None:
-        """Make it silent: connections stay, nothing is answered (SIGSTOP)."""
-        await self.instance.pause()
-        self.history.note(self.name, "paused (SIGSTOP)")
-
-    async def resume(self) -> None:
-        """Let it answer again (SIGCONT)."""
-        self.history.note(self.name, "resumed (SIGCONT)")
-        await self.instance.resume()
 
     async def forgotten(self, ports: Sequence[int]) -> None:
         """Return when it has done all that came from these ports, whose connections are closed."""
