@@ -39,6 +39,10 @@ MOVES = """
             await self.redis.set(secrets.token_hex(), 1)
             await self.redis.delete("none")
 
+        async def burst(self):
+            import asyncio
+            await asyncio.gather(*(self.redis.set(f"key-{number}", 1) for number in range(20)))
+
     class Postgres:
         def __init__(self, dsn):
             self.dsn = dsn
@@ -140,6 +144,20 @@ async def test_what_is_atomic_in_postgres_passes_and_what_is_not_fails(on_testbe
         assert await sweep("one_step") == 12, "BEGIN, UPDATE, UPDATE, COMMIT: three edges each"
         with pytest.raises(AssertionError, match=LOST):
             await sweep("two_steps")
+
+
+async def test_nothing_that_the_dead_process_still_says_gets_through(on_testbed: OnTestbed) -> None:
+    async with on_testbed(MOVES) as testbed:
+        redis = await testbed.redis()
+        way = await testbed.proxy(redis)
+        async for edge in testbed.edges(way):
+            shop = await testbed.process("shop")
+            mover = await shop.new("Redises", way.at())
+            async with edge.kills(shop):
+                await mover.burst()
+            assert await redis.truth.dbsize() == 0, f"what came after the first request was executed; {edge}"
+            break
+        testbed.prove_faults()
 
 
 async def test_callbacks_have_edges_too(on_testbed: OnTestbed) -> None:

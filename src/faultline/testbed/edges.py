@@ -15,7 +15,7 @@ would have done with it in its own memory or files may have begun; nothing more 
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -166,16 +166,14 @@ def _text(command: Command) -> str:
     return str(command).partition(" ")[2]
 
 
-async def sweep(places: tuple[Place, ...], at_most: int, struck: Callable[[], None]) -> AsyncIterator[Edge]:
-    """One edge after the other, until a whole run has met no new one; `struck` is called for each kill."""
+async def sweep(places: tuple[Place, ...], at_most: int) -> AsyncIterator[Edge]:
+    """One edge after the other, until a whole run has met no new one."""
     visited = set[EdgeName]()
     for number in range(1, at_most + 2):
         edge = Edge(number, visited, places)
         yield edge
         if not edge.used:
             raise TestbedError(f"edge {number} was given no process to kill: `async with edge.kills(process)`")
-        if edge.hit:
-            struck()
         if edge.target is None:
             return
     raise TestbedError(f"more than {at_most} edges: do less in `kills`, or say how many there may be")

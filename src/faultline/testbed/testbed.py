@@ -376,9 +376,10 @@ class Testbed:
         `places` are the ways and callbacks whose requests have edges; the block brings the world to its beginning,
         makes a process, and gives it to `edge.kills`. `TestbedError` for more than `at_most` edges.
         """
-        kills = list[None]()
-        self.must_hit("kill at an edge", lambda: len(kills))
-        async for edge in sweep(places, at_most, lambda: kills.append(None)):
+        met = list[Edge]()
+        self.must_hit("kill at an edge", lambda: sum(edge.hit for edge in met))
+        async for edge in sweep(places, at_most):
+            met.append(edge)
             yield edge
 
     @asynccontextmanager
