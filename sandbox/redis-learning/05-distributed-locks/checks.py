@@ -81,7 +81,7 @@ async def test_grants_and_releases(testbed: Testbed) -> None:
     redis = await testbed.redis()
     here, there = await testbed.processes(2, "till")
     mine = await lock(here, redis, ttl=5.0)
-    yours = await lock(there, redis, ttl=5.0)
+    yours = await lock(there, redis, ttl=30.0)
 
     lease = await turn(testbed, mine)
     assert type(lease.token) is int, f"the token is {lease.token!r}, not an int"
