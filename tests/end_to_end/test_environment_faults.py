@@ -391,6 +391,12 @@ def test_kill_9_while_the_environment_is_made_is_mended_by_the_next_command(clon
         clone.until_nothing_runs()
     assert clone.type("status").stdout == "The lab is not running. Start it with: ./lab up\n"
     works(clone)
+
+    # What a kill can leave at its worst: a package that looks installed and is not whole.
+    (package,) = clone.root.glob(".venv/lib/*/site-packages/msgspec")
+    shutil.rmtree(package)
+    (clone.root / ".venv" / "lab.txt").unlink()
+    (clone.root / ".venv" / ".unfinished").touch()
     assert clone.type("check", "redis/05", "--solution", str(MODULE / "solution")).returncode == 0
 
 

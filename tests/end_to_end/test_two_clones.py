@@ -41,6 +41,10 @@ def test_a_copy_of_a_running_clone_leaves_the_original_alone(clone: Typed, tmp_p
     with clone.up() as lab:
         shutil.copytree(clone.root, tmp_path / "copy", symlinks=True)
         copy = Typed(tmp_path / "copy")
+        early = Typed(tmp_path / "early")  # copied before the original had a server on record
+        shutil.copytree(clone.root, early.root, symlinks=True)
+        (early.state / "run" / "redis" / "instance.json").unlink()
+        assert early.type("status").stdout == "The lab is not running. Start it with: ./lab up\n"
         before = {process.pid for process in clone.running()}
         assert copy.type("status").stdout == "The lab is not running. Start it with: ./lab up\n"
         assert copy.type("down").stdout == "The lab is not running; nothing to stop.\n"
