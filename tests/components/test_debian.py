@@ -17,7 +17,7 @@ from faultline.components.apt import Package, choose
 from faultline.components.debian import FromDebian, locked
 from faultline.components.providers import Absent, Fetchable, Program
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
 HELLO = "2e6e2f1a0007dc43bc91c273fd36e91e40a4f1c2765a03eca68b70a42103878a  hello_2.10-3_amd64.deb"
 MUSTACHE = "ab00ed3fa806a37de9399975ab1780786a160619eeb96abd8f9d09bfd864b22f  libjs-mustache_3.0.1-1_all.deb"

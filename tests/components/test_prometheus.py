@@ -15,6 +15,8 @@ from faultline.components import Instance, StartFailed, Supervisor
 from faultline.components.http import ask
 from faultline.components.processes import run
 
+pytestmark = pytest.mark.once
+
 RULES = {
     "name": "shop",
     "rules": [

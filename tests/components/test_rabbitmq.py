@@ -17,7 +17,10 @@ from faultline.components import Instance, Supervisor
 from faultline.components.http import ask
 from faultline.components.processes import Kin, ended, look
 
-pytestmark = pytest.mark.timeout(240)  # a node needs 3 s of a processor to start, and here are four of them
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.timeout(240),
+]  # a node needs 3 s of a processor to start, and here are four of them
 
 PERSISTENT = Message(b"order 1", delivery_mode=DeliveryMode.PERSISTENT)
 

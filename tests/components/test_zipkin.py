@@ -11,6 +11,8 @@ from faultline.components import Supervisor
 from faultline.components.http import ask
 from faultline.components.zipkin import Zipkin
 
+pytestmark = pytest.mark.once
+
 TRACE = "a" * 32
 NOW = int(time() * 1_000_000)
 ORDERS, PAYMENT = {"serviceName": "orders"}, {"serviceName": "payment"}

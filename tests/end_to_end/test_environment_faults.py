@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.typed import MODULE, REAL, WORKSPACE, Typed, clone_at, path_without, until
 
+pytestmark = pytest.mark.once
+
 
 def inside(*mounts: str) -> Sequence[str]:
     """Words before a command that runs it where these mounts are made first."""

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from tests.end_to_end.typed import MODULE, REAL, Typed, path_without, until
 
+pytestmark = pytest.mark.once
+
 SLOW = """
 
 async def test_waits(testbed: Testbed) -> None:

@@ -26,6 +26,8 @@ from tests.end_to_end.typed import MODULE, Typed, clone_at, path_without, until
 from faultline.components.ports import is_free
 from faultline.components.processes import Process, look
 
+pytestmark = pytest.mark.once
+
 KILLS = int(os.environ.get("FAULTLINE_KILLS", "25"))
 SEED = int(os.environ.get("FAULTLINE_SEED", random.randrange(10**6)))
 MINE = "# the learner's own work\n"

@@ -4,7 +4,10 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from tests.end_to_end.typed import MODULE, Typed, clone_at
+
+pytestmark = pytest.mark.once
 
 
 def test_two_clones_run_side_by_side_and_end_one_by_one(clone: Typed, tmp_path: Path) -> None:

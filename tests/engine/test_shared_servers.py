@@ -19,7 +19,7 @@ from faultline.engine.shared_servers import SharedServers
 from faultline.engine.verdicts import Verdict
 from faultline.engine.warm import WarmRunner
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
 
 CHECKS = """
 async def test_first(testbed):

@@ -13,7 +13,7 @@ from faultline.testbed.rabbitmq import RabbitServer
 Where = tuple[str, int, int]
 OnTestbed = Callable[[str], AbstractAsyncContextManager[Testbed]]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
 
 SELLER = """
 from aio_pika import Message
