@@ -107,12 +107,13 @@ def test_what_is_listed_and_no_mutant_any_more_is_reported(tiny_clone: Path, tin
 
 
 def test_a_mutant_that_breaks_the_grader_is_neither_refused_nor_accepted(proved: Proved, tiny_module: Path) -> None:
-    edit(tiny_module / "checks.py", "    assert total == 3", "    total + 0\n    assert total == 3")
+    broken = "    if total is None:\n        raise LookupError('of our own')\n    assert total == 3"
+    edit(tiny_module / "checks.py", "    assert total == 3", broken)
     name = 'automatic Counter.total: returns None in "return self._total"'
     edit(tiny_module / "checks.py", '== 5, "after five', 'in {5, None}, "after five')
     edit(tiny_module / "checks.py", '== 0, "a new', 'in {0, None}, "a new')
     found = proved(automatic=True)
-    assert found.pop(name)[0].startswith("neither refused nor accepted: counts: error, TypeError")
+    assert found.pop(name)[0].startswith("neither refused nor accepted: counts: error, LookupError")
     assert not any(found.values())
 
 
