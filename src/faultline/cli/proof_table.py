@@ -19,7 +19,11 @@ def print_proof(proof: Proof, console: Console, *, seconds: float, busy: bool) -
     for objection in proof.objections:
         console.print(f"  [red]✗[/] {escape(objection)}", highlight=False)
     new = proof.runs - proof.remembered
-    told = f"  {new} runs in {seconds:.0f} s" if new or not proof.remembered else "  nothing to run"
+    told = (
+        f"  {new} run{'' if new == 1 else 's'} in {seconds:.0f} s"
+        if new or not proof.remembered
+        else "  nothing to run"
+    )
     if proof.remembered and proof.oldest:
         told += f", {proof.remembered} of {proof.runs} remembered from {proof.oldest.astimezone():%Y-%m-%d}"
     told += f", {len(proof.objections)} objections" + (", on a busy machine" if busy else "")
