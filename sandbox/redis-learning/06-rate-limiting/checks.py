@@ -83,6 +83,8 @@ async def test_counts_down_and_refuses(testbed: Testbed) -> None:
     assert 50 < decision.retry_after <= 60, f"refused just after 3 hits, it is told to wait {decision.retry_after:g} s"
     assert (await gate.hit("bob")).allowed is True, "ann is at her limit, and bob is refused"
     assert (await gate.hit("ann:bob")).allowed is True, "ann is at her limit, and 'ann:bob' is refused"
+    smallest = await limiter(gate.process, redis, 1, 0.01)
+    assert (await smallest.hit("eve")).allowed is True, "the first hit of a limit of 1 in 0.01 s was refused"
 
 
 async def test_refuses_nonsense(testbed: Testbed) -> None:
@@ -129,6 +131,9 @@ async def test_cost_counts_as_so_many(testbed: Testbed) -> None:
     assert third.remaining == 2, f"8 of 10 are used, a hit was refused, and {third.remaining} are said to remain"
     assert (await gate.hit(ANN, 2)).allowed is True, "8 of 10 were used, and a hit of cost 2 was refused"
     assert (await gate.hit(ANN, 1)).allowed is False, "10 of 10 were used, and a hit of cost 1 was admitted"
+    assert (await gate.hit("bob", 10)).allowed is True, (
+        "nothing was used, and a hit that costs the whole limit was refused"
+    )
 
 
 # -- every window ------------------------------------------------------------------------------------------------
@@ -224,6 +229,33 @@ async def test_has_room_when_there_is_room(testbed: Testbed) -> None:
         raise Vacuous(f"{len(passed)} hits were admitted and {len(refused)} refused: too few to show several windows")
 
 
+async def test_room_comes_back_as_hits_leave(testbed: Testbed) -> None:
+    """When a hit leaves the window there is room for one more, at once, and for no more than that.
+
+    Three hits, then one, half a window later; when the three have left, three of four are free.
+
+    Look: how many of the old hits your limiter lets go at once.
+    """
+    redis = await testbed.redis()
+    gateway = await testbed.process("gateway-1")
+    for number, per in enumerate((0.8, 1.6, 3.2)):  # longer ones for a machine that is too slow for short ones
+        gate, key = await limiter(gateway, redis, 4, per), f"{ANN}-{number}"
+        early = await burst([gate], key, 3)
+        gone = max(ended(one) for one in early) + per
+        await testbed.until(lambda end=gone - per / 2: now(testbed, end), "half a window had gone by")
+        late = (await gate.hit(key)).operation
+        await testbed.until(lambda end=gone + 0.005: now(testbed, end), "the first three hits had left the window")
+        decision = await gate.hit(key)
+        if ended(decision) < late.start + per:  # otherwise the fourth had left, too
+            told = (decision.allowed, decision.remaining)
+            assert told == (True, 2), (
+                f"of a limit of 4, one hit was in the window; the next is told allowed {told[0]}, {told[1]} remain; "
+                "promised are True and 2"
+            )
+            return
+    raise TestbedError("this machine is too slow for four hits within 3 s; close what you can and check again")
+
+
 async def demand(testbed: Testbed, gates: Sequence[Remote], *, admissions: int, within: float) -> list[Remote]:
     """What became of hits, one after the other at each of the gates, until so many were admitted or time is up."""
     decisions: list[Remote] = []
@@ -267,7 +299,7 @@ async def test_retry_after_is_the_time_until_there_is_room(testbed: Testbed) -> 
     first = (await gate.hit(ANN, 4)).operation
     await testbed.until(lambda: now(testbed, first.end + 0.2), "0.2 s had gone by")
     second = (await gate.hit(ANN, 4)).operation
-    for cost, leaves in ((3, first), (7, second)):
+    for cost, leaves in ((3, first), (6, first), (7, second)):
         refused = await gate.hit(ANN, cost)
         assert refused.allowed is False, f"8 of 10 were used, and a hit of cost {cost} was admitted"
         least, most = (60 - (refused.operation.end - leaves.start), 60 - (refused.operation.start - leaves.end))
@@ -323,8 +355,14 @@ async def test_memory_is_bounded(testbed: Testbed) -> None:
     gateway = await testbed.process("gateway-1")
     slow, quick = await limiter(gateway, redis, limit, 60.0), await limiter(gateway, redis, limit, 0.2)
 
-    await burst([slow], ANN, limit)
+    filled = await burst([slow], ANN, limit)
     full = await size(redis)
+    longest = max([await redis.truth.pttl(key) for key in await redis.truth.keys()]) / 1000
+    since = testbed.history.now() - max(one.operation.start for one in filled)
+    assert longest == -0.001 or longest >= 60 - since - 0.005, (
+        f"{since:.3f} s after the last of {limit} hits, all that is known of it will be gone in {longest:.3f} s; it "
+        "leaves the window after 60 s"
+    )
     await burst([slow], ANN, 10 * limit)
     assert await size(redis) <= 1.1 * full + 100, (
         f"{limit} hits take {full:,} bytes; after {10 * limit} more, that were refused, it is {await size(redis):,}"
@@ -381,6 +419,10 @@ async def test_decides_without_the_server(testbed: Testbed) -> None:
     patient = await limiter(gateway, redis, 3, 60.0, timeout=1.0)
     await opens.hit(ANN)
     await patient.hit(ANN)
+    counted = [await usual.hit("joe") for _ in range(12)]
+    assert not all(each.allowed for each in counted), (
+        "with a server that is well, and without arguments of its own, a limiter of 3 admitted 12 hits"
+    )
 
     async def decided(how: str) -> None:
         for gate, word in ((opens, "open"), (closes, "closed"), (usual, "open")):
