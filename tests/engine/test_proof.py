@@ -117,6 +117,29 @@ def test_a_mutant_that_breaks_the_grader_is_neither_refused_nor_accepted(proved:
     assert not any(found.values())
 
 
+def test_a_mutant_that_a_busy_machine_leaves_unclear_is_run_again_alone(
+    warm: WarmRunner, tiny_clone: Path, tiny_module: Path, tmp_path: Path
+) -> None:
+    """The first time the check is late, then it keeps its time: unknown. The second time it fails."""
+    edit(tiny_module / "checks.py", "import Testbed", "import BudgetMissed, Testbed")
+    tries = f"__import__('pathlib').Path({str(tmp_path / 'tries')!r})"
+    edit(
+        tiny_module / "checks.py",
+        "    await counter.add(0)\n",
+        "    try:\n        await counter.add(0)\n    except Exception as error:\n"
+        f"        with {tries}.open('a+') as file:\n            before = file.tell()\n            file.write('x')\n"
+        "        if before == 0:\n            raise BudgetMissed('late', promise='in time', took=1.0) from error\n"
+        "        if before > 1:\n            raise\n",
+    )
+    chosen, name = loaded(tiny_clone), 'Counter.add: < → <= in "if number < 0:"'
+    wanted = [one for one in cases(chosen, root=tiny_clone, timed=True) if one.name in {"reference", name}]
+    memory, on = Memory(tmp_path / "proof.sqlite"), Ground(chosen, tiny_clone)
+    results = recalled(on, wanted, memory)
+    answers = [one.answer for one in prove(on, warm, results, memory)]
+    assert answers == ["accepted", "unclear", "refused"]
+    assert [(len(one.runs), one.objections) for one in results] == [(1, []), (1, [])]
+
+
 def test_without_an_accepted_reference_no_automatic_mutant_is_run(proved: Proved, tiny_module: Path) -> None:
     edit(tiny_module / "checks.py", "assert total == 3", "assert total == 4")
     assert proved(automatic=True)["as a whole"] == [

@@ -94,7 +94,8 @@ def _prove(chosen: Exercise, root: Path, memory: Memory, args: argparse.Namespac
         known = sum(len(result.runs) for result in results)
         task = bar.add_task("", total=known + sum(result.missing for result in results), completed=known)
         for result in prove(on, runner, results, memory, jobs=args.jobs):
-            bar.update(task, advance=1, description=escape(f"{result.case.kind} {result.case.name}"[:48]))
+            done = sum(len(one.runs) for one in results)
+            bar.update(task, completed=done, description=escape(f"{result.case.kind} {result.case.name}"[:48]))
     proof = Proof(chosen, results)
     print_proof(proof, console, seconds=time.monotonic() - began, busy=args.load)
     return proof

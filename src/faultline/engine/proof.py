@@ -121,6 +121,13 @@ def prove(
             for result in bench.run(mutants, lambda result: bench.until_failure(result, order)):
                 order.note(result.case.scope, result.runs[-1].grade.judged)
                 yield result
+            # What was unclear because the machine was busy, with ourselves for one, is decided alone if it can be.
+            unclear = [one for one in mutants if one.answer is Answer.UNCLEAR and one.objections]
+            for result in unclear:
+                result.runs.clear()
+                result.missing = 1
+            bench.jobs = 1
+            yield from bench.run(unclear, lambda result: bench.until_failure(result, order))
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
