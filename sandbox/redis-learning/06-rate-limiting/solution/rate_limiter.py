@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 # A number of microseconds has 16 digits. Lua would print 14 of them, so it is formatted by hand.
 HIT = """
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+local now = tonumber(time[1] .. string.format('%06d', time[2]))
 local limit, per, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local oldest = redis.call('LINDEX', KEYS[1], 0)
 while oldest and tonumber(oldest) <= now - per do
@@ -21,14 +21,16 @@ end
 local used = redis.call('LLEN', KEYS[1])
 if used + cost > limit then
     local in_the_way = redis.call('LINDEX', KEYS[1], used + cost - limit - 1)
-    return {0, limit - used, in_the_way + per - now}
+    return {limit - used, in_the_way + per - now}
 end
 for _ = 1, cost do
     redis.call('RPUSH', KEYS[1], string.format('%.0f', now))
 end
-redis.call('PEXPIRE', KEYS[1], math.ceil(per / 1000) + 1)  -- its milliseconds began before now
-return {1, limit - used - cost, 0}
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return {limit - used - cost, 0}
 """
+
+MICROSECONDS = 1_000_000  # in a second
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class RateLimiter:
             raise ValueError(f"no limiter of {limit} per {per} s that fails {on_failure}")
         self._redis = redis
         self._limit = limit
-        self._microseconds = round(per * 1_000_000)
+        self._window = round(per * MICROSECONDS)
+        self._lifetime = int(per) + 1  # seconds: longer than the window, by one at most
         self._otherwise = Decision(allowed=on_failure == "open", remaining=0, retry_after=0.0)
         self._timeout = timeout
 
@@ -63,10 +66,10 @@ class RateLimiter:
         """Count this hit if there is room for it."""
         if not key or not 1 <= cost <= self._limit:
             raise ValueError(f"no hit of {cost} on {key!r}, of {self._limit}")
-        arguments = (f"rate:{key}", self._limit, self._microseconds, cost)
+        arguments = (f"rate:{key}", self._limit, self._window, cost, self._lifetime)
         try:
             async with asyncio.timeout(self._timeout):
-                allowed, remaining, microseconds = await self._redis.eval(HIT, 1, *arguments)
+                remaining, wait = await self._redis.eval(HIT, 1, *arguments)
         except (OSError, RedisError):  # an OSError too: the TimeoutError of asyncio
             return self._otherwise
-        return Decision(bool(allowed), remaining, microseconds / 1_000_000)
+        return Decision(allowed=not wait, remaining=remaining, retry_after=wait / MICROSECONDS)
