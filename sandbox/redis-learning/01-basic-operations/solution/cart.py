@@ -1,5 +1,6 @@
 """A shopping cart in Redis: a hash of quantities, changed by scripts that run on the server as one step each."""
 
+import math
 from typing import cast
 
 from redis.asyncio import Redis
@@ -29,19 +30,18 @@ return left
 """
 MERGE = """
 if KEYS[1] == KEYS[2] then
-    return 0
+    return
 end
 local lines = redis.call('HGETALL', KEYS[2])
 for i = 1, #lines, 2 do
     redis.call('HINCRBY', KEYS[1], lines[i], lines[i + 1])
 end
-if #lines > 0 then
+if next(lines) then
     redis.call('DEL', KEYS[2])
     redis.call('EXPIRE', KEYS[1], ARGV[1])
 end
-return #lines / 2
 """
-EVERYTHING = 2**53  # as much as a script can count
+EVERYTHING = math.inf
 
 
 class Cart:
@@ -55,12 +55,15 @@ class Cart:
 
     async def add(self, sku: str, quantity: int = 1) -> int:
         """Add so many to the line; returns the quantity that it has now."""
-        _require(sku, quantity)
+        _require_sku(sku)
+        _require_quantity(quantity)
         return await self._redis.eval(ADD, 1, self._key, sku, quantity, LIFETIME)
 
     async def remove(self, sku: str, quantity: int | None = None) -> int:
         """Take so many from the line, all of them without `quantity`; returns the quantity that it has now."""
-        _require(sku, 1 if quantity is None else quantity)
+        _require_sku(sku)
+        if quantity is not None:
+            _require_quantity(quantity)
         taken = EVERYTHING if quantity is None else quantity
         return await self._redis.eval(REMOVE, 1, self._key, sku, taken, LIFETIME)
 
@@ -74,8 +77,11 @@ class Cart:
         await self._redis.eval(MERGE, 2, self._key, guest._key, LIFETIME)  # noqa: SLF001 -- a cart, too
 
 
-def _require(sku: str, quantity: int) -> None:
+def _require_sku(sku: str) -> None:
     if not sku:
         raise ValueError("a line needs an SKU")
+
+
+def _require_quantity(quantity: int) -> None:
     if type(quantity) is not int or not 1 <= quantity <= 1_000:  # bool is a subclass of int
         raise ValueError(f"a quantity is a whole number from 1 to 1,000, not {quantity!r}")
