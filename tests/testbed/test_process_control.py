@@ -204,3 +204,18 @@ async def test_a_resume_that_does_not_resume_is_an_error_of_ours(
             patched.setattr(os, "killpg", lambda *_: None)
             with pytest.raises(TestbedError, match="did not go on at SIGCONT"):
                 await process.resume()
+
+
+async def test_a_nursery_that_is_stopped_meanwhile_is_made_to_go_on(on_testbed: OnTestbed) -> None:
+    async with on_testbed(COUNTER) as testbed:
+
+        async def disturb() -> None:
+            while True:
+                os.kill(testbed.nursery.pid, signal.SIGSTOP)
+                await asyncio.sleep(0)
+
+        disturbing = asyncio.create_task(disturb())
+        born = [asyncio.create_task(testbed.process(f"shop-{number}")) for number in range(20)]
+        await asyncio.sleep(0.05)
+        disturbing.cancel()
+        assert all(process.pid for process in await asyncio.gather(*born))

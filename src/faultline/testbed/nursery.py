@@ -119,10 +119,12 @@ class Nursery:
             self._births[self._count] = born
             self._watchers[self._count] = on_exit
             try:
-                os.kill(self.pid, signal.SIGCONT)  # whoever has stopped it
                 socket.send_fds(self._control, [msgspec.msgpack.encode(birth)], [connection.fileno()])
                 async with asyncio.timeout(_BORN_WITHIN):
-                    return await born
+                    while not born.done():
+                        os.kill(self.pid, signal.SIGCONT)  # whoever has stopped it, also meanwhile
+                        await asyncio.wait([born], timeout=_LOOK_EVERY)
+                    return born.result()
             except TimeoutError:
                 raise TestbedError(f"no process was forked within {_BORN_WITHIN:g} s; this machine is busy") from None
             except OSError as error:
