@@ -1,5 +1,6 @@
 """A proof remembers what it has found, for as long as nothing changes that it depends on, and goes on where it was."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -210,7 +211,7 @@ def verify(root: Path) -> "subprocess.Popen[str]":
 def kept(root: Path) -> int:
     """How many runs are on disk."""
     try:
-        with sqlite3.connect(root / ".lab" / "cache" / "proof.sqlite") as file:
+        with contextlib.closing(sqlite3.connect(root / ".lab" / "cache" / "proof.sqlite")) as file:
             return int(file.execute("SELECT count(*) FROM runs").fetchone()[0])
     except sqlite3.OperationalError:  # not there yet
         return 0
