@@ -54,7 +54,7 @@ def _needed(steps: tuple[NextModule, ...]) -> list[str]:
 async def _serve(clone: Clone, components: list[str], steps: tuple[NextModule, ...], paint: Paint) -> None:
     async with Lab(clone) as lab:
         for instance in await lab.start(components):
-            print(f"  {paint.in_('green', 'ready')}  {instance.name:<10} {shown(instance.url)}", flush=True)
+            print(f"  {paint.in_('green', 'ready')}  {instance.name:<12} {shown(instance.url)}", flush=True)
         print("\n" + paint.bold("Next") + "  (in another terminal)\n")
         print("\n\n".join(describe(step) for step in steps))
         print(paint.dim("\nCtrl-C stops the lab. ./lab status shows what runs."), flush=True)
