@@ -51,3 +51,16 @@ def machine() -> str:
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {system}, load {load}"
+
+
+def goal(sentence: str, met: bool) -> bool:
+    """Say whether what was aimed at was reached."""
+    print(f"  {'met   ' if met else 'MISSED'}  {sentence}")
+    return met
+
+
+def table(found: Mapping[str, Cost]) -> None:
+    """Microseconds a call, the least and the most of the rounds, and the ratio."""
+    for name, cost in found.items():
+        least, most = min(cost.rounds), max(cost.rounds)
+        print(f"  {name:32} {cost.middle:8.1f}  ({least:.1f}-{most:.1f})   x{cost.ratio:.2f}")

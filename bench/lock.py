@@ -24,7 +24,7 @@ from statistics import median
 
 import redis
 import redis_lock
-from bench.interleave import compare, machine
+from bench.interleave import compare, goal, machine
 from pottery import AIORedlock
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -198,11 +198,6 @@ async def stale(client: Redis, *, rounds: int) -> bool:
     print(f"\nLK3  writes of {rounds} holders past their ttl, after their successor's: kept by the storage")
     print(f"  {OURS} with its fence    {sum(fenced)}\n  any lock without one    {sum(plain)}")
     return goal("LK3 no late write kept, and without the fence they are", not any(fenced) and all(plain))
-
-
-def goal(sentence: str, met: bool) -> bool:
-    print(f"  {'met   ' if met else 'MISSED'}  {sentence}")
-    return met
 
 
 async def main() -> bool:

@@ -4,12 +4,16 @@ Nothing here opens a connection, reads a setting or starts a task that outlives 
 asked for it. What every error means, and whether a retry is safe, stands in `errors`.
 """
 
+from faultline.patterns.borrowed_hits import BorrowedHits
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
 from faultline.patterns.fence import Fence
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
+from faultline.patterns.rate_limiter import Decision, RateLimiter
 
 __all__ = [
+    "BorrowedHits",
+    "Decision",
     "DistributedLock",
     "Fence",
     "Lease",
@@ -17,4 +21,5 @@ __all__ = [
     "LockLost",
     "LockUnavailable",
     "PatternError",
+    "RateLimiter",
 ]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import MaxConnectionsError, RedisError
 
-from faultline.patterns.lock_scripts import EXTEND, GIVE_BACK, TAKE, VOID_MS, Commands, Keys, Script
+from faultline.patterns.lock_scripts import EXTEND, GIVE_BACK, TAKE, VOID_MS, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
+
+    from faultline.patterns.script import Commands, Script
 
     Answers = list[int | None]
     """By server: above 0 for yes, otherwise no; None where no answer came."""
@@ -191,7 +193,7 @@ class Servers:
             claim.troubles[server] = error
             return None
         claim.troubles.pop(server, None)
-        return answer
+        return int(answer)
 
     async def _ask(
         self,
