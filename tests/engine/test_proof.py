@@ -181,6 +181,29 @@ def test_an_over_strict_check_refuses_the_alternative(proved: Proved, tiny_modul
     assert not any(found.values())
 
 
+@pytest.mark.parametrize(
+    ("record", "objections"),
+    [
+        ('fails = ["counts", "adds_more_than_one"]', []),
+        ('fails = ["counts"]\nsometimes = ["adds_more_than_one", "begins_at_zero"]', []),
+        ('fails = ["counts"]', ["fails adds_more_than_one, which is not recorded"]),
+        (
+            'fails = ["counts", "adds_more_than_one", "begins_at_zero"]',
+            ["does not fail begins_at_zero, as is recorded"],
+        ),
+    ],
+)
+def test_an_outsider_is_held_to_its_record(
+    proved: Proved, tiny_module: Path, record: str, objections: list[str]
+) -> None:
+    (tiny_module / "outsiders").mkdir()
+    reference = (tiny_module / "solution" / "counter.py").read_text()
+    (tiny_module / "outsiders" / "abacus.py").write_text(reference.replace("+= number", "+= number + 1"))
+    with (tiny_module / "module.toml").open("a") as file:
+        file.write(f'\n[[outsiders]]\nfile = "abacus.py"\npackage = "abacus"\nversion = "1"\nwhy = "."\n{record}\n')
+    assert [one.partition(" (seed")[0] for one in proved()["outsider abacus 1"]] == objections
+
+
 def test_checks_that_are_errors_or_unknown_prove_nothing(proved: Proved, tiny_module: Path) -> None:
     edit(tiny_module / "checks.py", "total = await counter.total()", "raise KeyError('ours')")
     found = proved()

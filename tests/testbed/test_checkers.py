@@ -10,6 +10,8 @@ from faultline.testbed import (
     Broken,
     Held,
     Note,
+    Operation,
+    Outcome,
     Vacuous,
     any_window_rate,
     conservation,
@@ -57,22 +59,36 @@ def test_exclusion_of_too_few_is_vacuous(history: list[Held]) -> None:
         mutual_exclusion(history, at_least=2)
 
 
-@given(some.lists(some.integers(0, 40), max_size=12), some.integers(1, 4), some.integers(1, 10))
-@example([0, 10], 1, 10)  # the window is half-open
-@example([3, 3, 3], 2, 1)  # at the same instant
-def test_a_rate_is_refused_where_some_window_holds_too_many(ticks: list[int], limit: int, per: int) -> None:
+SPANS = some.tuples(some.integers(0, 40), some.integers(0, 12))
+
+
+def hits(spans: list[tuple[int, int]]) -> list[Operation]:
+    return [Operation("ann", "hit()", float(start), float(start + took), Outcome.OK) for start, took in spans]
+
+
+@given(some.lists(SPANS, max_size=12), some.integers(1, 4), some.integers(1, 10))
+@example([(0, 0), (10, 0)], 1, 10)  # the window is half-open
+@example([(3, 0)] * 3, 2, 1)  # at the same instant
+@example([(0, 3), (3, 0), (3, 0)], 2, 3)  # called in the window, answered at its end
+def test_a_rate_is_refused_where_some_window_certainly_holds_too_many(
+    spans: list[tuple[int, int]], limit: int, per: int
+) -> None:
     quarters = range(-40, 200)  # windows begin anywhere, not only at admissions
-    most = max(sum(start <= tick * 4 < start + per * 4 for tick in ticks) for start in quarters)
+    most = max(
+        sum(begin <= start * 4 and (start + took) * 4 < begin + per * 4 for start, took in spans) for begin in quarters
+    )
     if most > limit:
-        with pytest.raises(Broken, match="promised are"):
-            any_window_rate([float(tick) for tick in ticks], limit=limit, per=float(per), at_least=0)
+        with pytest.raises(Broken, match=f"promised are {limit} in any {per} s") as broken:
+            any_window_rate(hits(spans), limit=limit, per=float(per), at_least=0)
+        assert broken.value.witness
     else:
-        any_window_rate([float(tick) for tick in ticks], limit=limit, per=float(per), at_least=0)
+        any_window_rate(hits(spans), limit=limit, per=float(per), at_least=0)
 
 
 def test_a_rate_of_too_few_is_vacuous() -> None:
+    unanswered = Operation("ann", "hit()", 1.0)
     with pytest.raises(Vacuous, match="only 1 of 2 admissions"):
-        any_window_rate([1.0], limit=5, per=1.0, at_least=2)
+        any_window_rate([*hits([(0, 1)]), unanswered], limit=5, per=1.0, at_least=2)
 
 
 @given(some.dictionaries(some.sampled_from("abc"), some.integers(0, 9), min_size=1), some.integers(-3, 3))

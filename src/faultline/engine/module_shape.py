@@ -45,7 +45,7 @@ def _checks(exercise: Exercise) -> Iterator[str]:
     for name in named - set(checks):
         yield f"mutants.toml names the check {name}, which is not there"
     for outsider in exercise.toml.outsiders:
-        for name in set(outsider.fails) - set(checks):
+        for name in {*outsider.fails, *outsider.sometimes} - set(checks):
             yield f"module.toml: {outsider.package} fails the check {name}, which is not there"
 
 

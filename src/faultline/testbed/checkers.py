@@ -8,9 +8,10 @@ slow machine can hide a violation but never invent one.
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from faultline.testbed.errors import Broken, Vacuous
-from faultline.testbed.history import Entry
+from faultline.testbed.history import Entry, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +46,23 @@ def mutual_exclusion(held: Iterable[Held], *, at_least: int) -> None:
             )
 
 
-def any_window_rate(admitted: Sequence[float], *, limit: int, per: float, at_least: int) -> None:
+def any_window_rate(admitted: Iterable[Operation], *, limit: int, per: float, at_least: int) -> None:
     """No half-open window [t, t + per) of `per` seconds, wherever it begins, holds more than `limit` admissions.
 
-    `Vacuous` if fewer than `at_least` admissions were seen: who admits nobody keeps every rate. `admitted` are
-    instants in seconds on the one clock that judges. It is enough to look at the windows that begin at an
-    admission. O(n log n).
+    Each was admitted at some instant between its call and its answer. Counted are those that lie in the window with
+    both. `Vacuous` if fewer than `at_least` were answered: who admits nobody keeps every rate. It is enough to look at
+    the windows that begin with a call. O(n^2).
     """
-    instants = sorted(admitted)
-    if len(instants) < at_least:
-        raise Vacuous(f"only {len(instants)} of {at_least} admissions were seen: too few to show a rate")
-    for first, start in enumerate(instants):
-        count = bisect_left(instants, start + per) - first
-        if count > limit:
-            raise Broken(f"{count} admissions within {per:g} s from {start:.3f} s on; promised are {limit}")
+    by_end = sorted(((one.end, one.start, one) for one in admitted if one.end is not None), key=itemgetter(0))
+    if len(by_end) < at_least:
+        raise Vacuous(f"only {len(by_end)} of {at_least} admissions were seen: too few to show a rate")
+    ends = [end for end, _, _ in by_end]
+    for _, start, first in sorted(by_end, key=itemgetter(1)):
+        within = [one for _, began, one in by_end[: bisect_left(ends, start + per)] if began >= start]
+        if len(within) > limit:
+            took = (within[-1].end or start) - start
+            seen = f"{len(within)} were admitted within {took:.2f} s; promised are {limit} in any {per:g} s"
+            raise Broken(seen, (first, *within[-3:]))
 
 
 def conservation(before: Mapping[str, int], after: Mapping[str, int], *, what: str) -> None:

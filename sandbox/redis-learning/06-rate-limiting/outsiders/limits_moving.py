@@ -13,8 +13,8 @@ Decision = make_dataclass("Decision", ["allowed", "remaining", "retry_after"])
 
 class RateLimiter:
     def __init__(self, redis, limit, per, **_):  # it decides nothing without a server
-        to = redis.get_connection_kwargs()
-        storage = RedisStorage(f"async+redis://{to['host']}:{to['port']}", implementation="redispy", key_prefix="rate:")
+        own = {"implementation": "redispy", "key_prefix": "rate:", "connection_pool": redis.connection_pool}
+        storage = RedisStorage("async+redis://localhost:0", **own)
         self.limiter, self.item = MovingWindowRateLimiter(storage), RateLimitItemPerSecond(limit, math.ceil(per))
 
     async def hit(self, key, cost=1):

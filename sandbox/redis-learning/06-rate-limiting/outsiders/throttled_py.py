@@ -14,7 +14,7 @@ class RateLimiter:
         to = redis.get_connection_kwargs()
         quota = rate_limiter.per_duration(datetime.timedelta(seconds=math.ceil(per)), limit=limit)
         kept = store.RedisStore(server=f"redis://{to['host']}:{to['port']}")
-        self.throttled = Throttled(using="sliding_window", quota=quota, store=kept, key_prefix="rate:")
+        self.throttled = Throttled(using="sliding_window", quota=quota, store=kept, key_prefix="rate")
 
     async def hit(self, key, cost=1):
         answer = await self.throttled.limit(key, cost)
