@@ -358,7 +358,7 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
 
     Look: who frees a lock whose holder never comes back, and how a waiter notices.
     """
-    ttl = 0.6
+    ttl = 1.5  # of which 10 % is a margin that a busy machine keeps
     redis = await testbed.redis()
     doomed, heir = await testbed.processes(2, "till")
     doomed_lock, heir_lock = await lock(doomed, redis, ttl=ttl), await lock(heir, redis, ttl=ttl)
@@ -367,7 +367,7 @@ async def test_killed_holder_frees_the_lock(testbed: Testbed) -> None:
     lost = await turn(testbed, doomed_lock)
     await doomed.kill()
     with testbed.within(1.1 * ttl, "the lock of a killed holder was free"):
-        lease = await turn(testbed, heir_lock, within=2.5)
+        lease = await turn(testbed, heir_lock, within=4.0)
 
     kept = (lease.operation.end or 0.0) - lost.operation.start
     assert kept > 0.98 * ttl, f"the lock was free {kept:.3f} s after it was asked for, its ttl is {ttl} s"
