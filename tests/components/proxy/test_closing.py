@@ -30,7 +30,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("fault", [None, Latency(60), BlackHole(), SlowDrip(1, every=60), Refuse()], ids=repr)
+@pytest.mark.parametrize("fault", [None, Latency(60), BlackHole(), SlowDrip(1, every=60), Refuse()], ids=str)
 async def test_closing_leaves_nothing_behind(redis_port: int, until: Until, fault: Fault | None) -> None:
     gc.collect()
     tasks, open_before = asyncio.all_tasks(), descriptors()

@@ -79,7 +79,7 @@ async def receives_end(end: End) -> bytes:
         return await end[0].read()
 
 
-@pytest.mark.parametrize("fault", EVERY_FAULT, ids=repr)
+@pytest.mark.parametrize("fault", EVERY_FAULT, ids=str)
 async def test_a_fault_that_met_nothing_has_no_hits(plain: FaultProxy, fault: Fault) -> None:
     injected = plain.add(fault)
 

@@ -7,10 +7,10 @@ stream rules on the head of the queue, and the strictest ruling holds:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum, auto
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from faultline.components.faults.direction import Direction
 
@@ -72,6 +72,12 @@ class Fault:
 
     refuses: ClassVar[bool] = False
     """Whether the proxy's port is closed while this fault is active."""
+
+    def __str__(self) -> str:
+        """What it is, without what goes without saying: `Reset(after=3)`."""
+        settings: dict[str, Any] = {each.name: each.default for each in fields(self)}  # type: ignore[arg-type]
+        told = [f"{name}={value!r}" for name, usual in settings.items() if (value := getattr(self, name)) != usual]
+        return f"{type(self).__name__}({', '.join(told)})"
 
     def fate_of(self, age: Age) -> Fate:
         """What happens to a whole connection at once: when the fault is added, or on accept."""
