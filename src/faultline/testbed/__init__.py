@@ -28,6 +28,7 @@ from faultline.testbed.checkers import (
 from faultline.testbed.edges import Edge
 from faultline.testbed.effects import exactly_once
 from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.held_transaction import HeldTransaction, Waiter
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.injected_clock import InjectedClock
@@ -60,6 +61,7 @@ __all__ = [
     "Direction",
     "Edge",
     "Entry",
+    "FakedClock",
     "Held",
     "HeldTransaction",
     "History",

@@ -23,9 +23,11 @@ from faultline.components import Clone, Instance, Supervisor
 from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
+from faultline.components.tools import FAKETIME, tool
 from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.edges import Edge, Place, sweep
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
 from faultline.testbed.injected_clock import InjectedClock
@@ -91,6 +93,7 @@ class Testbed:
     nursery: Nursery
     supervisor: Supervisor
     lateness: Lateness
+    clone: Clone
     patience: float = 1.0  # factor on budgets, above 1 on the second try
     broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share
     timer: asyncio.Timeout | None = None  # of the check
@@ -127,7 +130,7 @@ class Testbed:
         nursery.attach()
         try:
             async with Supervisor(folder, clone) as supervisor, measured_lateness() as lateness:
-                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, patience, broker)
+                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, clone, patience, broker)
                 async with testbed._stack:
                     try:
                         yield testbed
@@ -142,17 +145,31 @@ class Testbed:
 
     # -- servers -------------------------------------------------------------------------------------------------
 
-    async def redis(self, *, durable: bool = False, disk: TinyDisk | None = None) -> RedisServer:
+    async def redis(
+        self, *, durable: bool = False, disk: TinyDisk | None = None, clock: FakedClock | None = None
+    ) -> RedisServer:
         """A Redis of its own; `durable`: with an append-only file that is synced on every write.
 
         With a `disk` its append-only file is on that, and synced every second: so it goes on, refusing writes, when
-        the disk is full (synced on every write, it would end).
+        the disk is full (synced on every write, it would end). With a `clock` that is the time of day there.
         """
         settings: dict[str, object] = {"append_only": durable, "fsync": "always"}
         if disk:
             settings = {"append_only": True, "fsync": "everysec", "config": {"dir": str(disk.folder)}}
-        instance, truth = await self._redis(settings)
-        return RedisServer(instance, truth, self.history)
+        instance, truth = await self._redis(settings | _environment(clock))
+        server = RedisServer(instance, truth, self.history, clock=clock)
+        if clock:
+            await clock.started(server)
+        return server
+
+    async def faked_clock(self) -> FakedClock:
+        """A time of day for servers, which the check moves; a pass counts only if a server says that it has moved."""
+        with self._uncounted():
+            library = await tool(FAKETIME, self.clone)
+        self._clocks += 1
+        clock = FakedClock(self.folder / f"faked-clock-{self._clocks}", library.path, self.history)
+        self.must_hit("the servers' clock that the check moves", lambda: clock.moves)
+        return clock
 
     async def tiny_disk(self, megabytes: int = 4) -> TinyDisk:
         """A disk that the check fills and empties; a pass counts only if somebody found it full."""
@@ -173,13 +190,18 @@ class Testbed:
         instance, truth = await self._redis({"replica_of": link})
         return RedisReplica(instance, truth, self.history, primary, link)
 
-    async def postgres(self, *, config: Mapping[str, str] | None = None) -> PostgresServer:
-        """A PostgreSQL of its own, with any settings of postgresql.conf.
+    async def postgres(
+        self, *, config: Mapping[str, str] | None = None, clock: FakedClock | None = None
+    ) -> PostgresServer:
+        """A PostgreSQL of its own, with any settings of postgresql.conf; with a `clock` that is the time of day there.
 
         It does not force its writes to disk: what is committed survives kill -9 all the same, and it is faster.
         """
-        server = PostgresServer(await self._start("postgres", {"fsync": False, "config": config or {}}), self.history)
+        settings = {"fsync": False, "config": config or {}} | _environment(clock)
+        server = PostgresServer(await self._start("postgres", settings), self.history, clock)
         self._stack.push_async_callback(server.close)
+        if clock:
+            await clock.started(server)
         return server
 
     async def postgres_replica(self, primary: PostgresServer) -> PostgresReplica:
@@ -447,3 +469,7 @@ class Testbed:
                 raise TestbedError(f"waited {deadline:g} s in vain until {what}")
             await asyncio.sleep(0.002)
         return answer
+
+
+def _environment(clock: FakedClock | None) -> dict[str, object]:
+    return {"environment": clock.environment} if clock else {}
