@@ -1,6 +1,7 @@
 """Programs that are no servers and come to this machine as servers do: found there, or fetched, checked, once."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
 
 from faultline.components.clone import Clone
@@ -8,6 +9,7 @@ from faultline.components.debian import FromDebian
 from faultline.components.providers import FORCE, FromPath, Given, Program, Sources
 
 _LIBRARIES = f"/usr/lib/{platform.machine()}-linux-gnu"
+_OWN_LIBRARIES = (_LIBRARIES[1:], _LIBRARIES.removeprefix("/usr/"))  # of a package, below where it was unpacked
 _FAKETIME = "libfaketime.so.1"
 
 FAKETIME = Sources(
@@ -27,6 +29,30 @@ FAKETIME = Sources(
     "Debian: apt install libfaketime",
 )
 """A library that a server is started with, and that shifts its clock."""
+
+
+NFT = Sources(
+    "nft",
+    (
+        FromPath(("nft",), hideouts=("/usr/sbin",)),
+        FromDebian(
+            "nftables.debs",
+            "usr/sbin/nft",
+            "nftables 1.0.6 (Debian packages)",
+            trial=("/bin/sh", "-c", f"LD_LIBRARY_PATH={':'.join(_OWN_LIBRARIES)} usr/sbin/nft --version"),
+        ),
+    ),
+    "Debian: apt install nftables",
+)
+"""Tells the kernel which packets to drop."""
+
+
+def libraries(program: Program) -> Mapping[str, str]:
+    """What must be in the environment of an unpacked program, so that it finds the libraries that came with it."""
+    if program.provider != "debian":
+        return {}
+    root = program.path.parents[2]
+    return {"LD_LIBRARY_PATH": ":".join(str(root / folder) for folder in _OWN_LIBRARIES)}
 
 
 async def tool(sources: Sources, clone: Clone) -> Program:

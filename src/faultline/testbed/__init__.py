@@ -33,6 +33,7 @@ from faultline.testbed.held_transaction import HeldTransaction, Waiter
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
+from faultline.testbed.lossy_network import LossyNetwork
 from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker
@@ -71,6 +72,7 @@ __all__ = [
     "Interface",
     "Latency",
     "LearnerProcess",
+    "LossyNetwork",
     "Named",
     "Noise",
     "Note",

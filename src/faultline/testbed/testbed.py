@@ -23,7 +23,7 @@ from faultline.components import Clone, Instance, Supervisor
 from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
-from faultline.components.tools import FAKETIME, tool
+from faultline.components.tools import FAKETIME, NFT, tool
 from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.edges import Edge, Place, sweep
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
@@ -32,6 +32,7 @@ from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
+from faultline.testbed.lossy_network import LossyNetwork, lossy_network
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess
@@ -212,27 +213,43 @@ class Testbed:
         return replica
 
     @overload
-    async def proxy(self, server: RedisServer) -> ProxiedRedis: ...
+    async def proxy(self, server: RedisServer, *, over: LossyNetwork | None = None) -> ProxiedRedis: ...
 
     @overload
-    async def proxy(self, server: PostgresServer) -> ProxiedPostgres: ...
+    async def proxy(self, server: PostgresServer, *, over: LossyNetwork | None = None) -> ProxiedPostgres: ...
 
     @overload
-    async def proxy(self, server: Upstream) -> ProxiedUpstream: ...
+    async def proxy(self, server: Upstream, *, over: LossyNetwork | None = None) -> ProxiedUpstream: ...
 
-    async def proxy(self, server: RedisServer | PostgresServer | Upstream) -> Way:
-        """A way to the server on which faults can be put, and requests counted and held."""
+    async def proxy(
+        self, server: RedisServer | PostgresServer | Upstream, *, over: LossyNetwork | None = None
+    ) -> Way:
+        """A way to the server on which faults can be put, and requests counted and held; `over` a network of ours."""
         match server:
             case RedisServer():
-                return ProxiedRedis(await self._before(server.instance, "redis"), server)
+                return ProxiedRedis(await self._before(server.instance, "redis", over), server)
             case PostgresServer():
-                return ProxiedPostgres(await self._before(server.instance, "postgres"), server)
+                return ProxiedPostgres(await self._before(server.instance, "postgres", over), server)
             case Upstream():
-                return ProxiedUpstream(await self._before(server, "turns"), server)
+                return ProxiedUpstream(await self._before(server, "turns", over), server)
 
-    async def _before(self, server: Address, protocol: Literal["redis", "postgres", "turns"]) -> FaultProxy:
-        proxy = FaultProxy(server.host, server.port, seed=self.seed, protocol=protocol)
+    async def _before(
+        self, server: Address, protocol: Literal["redis", "postgres", "turns"], over: LossyNetwork | None
+    ) -> FaultProxy:
+        if over:
+            beyond = FaultProxy(server.host, server.port, near=over.make)
+            server = await self._stack.enter_async_context(beyond)
+        far = over.caller if over else None
+        proxy = FaultProxy(server.host, server.port, seed=self.seed, protocol=protocol, far=far)
         return await self._stack.enter_async_context(proxy)
+
+    async def lossy_network(self) -> LossyNetwork:
+        """A network for ways that loses packets when the check says; a pass counts only if the kernel dropped one."""
+        with self._uncounted():
+            nft = await tool(NFT, self.clone)
+        network = await self._stack.enter_async_context(lossy_network(nft, self.history))
+        self.must_hit("packet loss", lambda: network.lost)
+        return network
 
     async def _redis(self, settings: Mapping[str, object]) -> tuple[Instance, Redis]:
         instance = await self._start("redis", settings)
