@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from faultline.components import Clone, Instance, Supervisor
+from faultline.components import Clone, Instance, Supervisor, ports
 from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
@@ -35,11 +35,12 @@ from faultline.testbed.learner import Birth
 from faultline.testbed.lossy_network import LossyNetwork, lossy_network
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
-from faultline.testbed.process import LearnerProcess
+from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
 from faultline.testbed.republisher import Noise, Republisher
+from faultline.testbed.service import Service
 from faultline.testbed.speed import Lateness, measured_lateness
 from faultline.testbed.timeline import brief
 from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
@@ -219,10 +220,10 @@ class Testbed:
     async def proxy(self, server: PostgresServer, *, over: LossyNetwork | None = None) -> ProxiedPostgres: ...
 
     @overload
-    async def proxy(self, server: Upstream, *, over: LossyNetwork | None = None) -> ProxiedUpstream: ...
+    async def proxy(self, server: Upstream | Service, *, over: LossyNetwork | None = None) -> ProxiedUpstream: ...
 
     async def proxy(
-        self, server: RedisServer | PostgresServer | Upstream, *, over: LossyNetwork | None = None
+        self, server: RedisServer | PostgresServer | Upstream | Service, *, over: LossyNetwork | None = None
     ) -> Way:
         """A way to the server on which faults can be put, and requests counted and held; `over` a network of ours."""
         match server:
@@ -230,7 +231,7 @@ class Testbed:
                 return ProxiedRedis(await self._before(server.instance, "redis", over), server)
             case PostgresServer():
                 return ProxiedPostgres(await self._before(server.instance, "postgres", over), server)
-            case Upstream():
+            case Upstream() | Service():
                 return ProxiedUpstream(await self._before(server, "turns", over), server)
 
     async def _before(
@@ -318,7 +319,7 @@ class Testbed:
         """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds."""
         scratch = self.folder / f"{name}.files"
         scratch.mkdir(exist_ok=True)  # two may have one name
-        process = LearnerProcess(name, self.history, self.folder / f"{name}.out")
+        process = LearnerProcess(name, self.history, self.folder / f"{name}.out", self.patience)
         birth = Birth(
             name=name,
             folder=str(self.solution_files.folder),
@@ -336,6 +337,30 @@ class Testbed:
     async def processes(self, count: int, name: str) -> list[LearnerProcess]:
         """So many processes, called `name`-1 and so on."""
         return list(await asyncio.gather(*(self.process(f"{name}-{number}") for number in range(1, count + 1))))
+
+    async def serve(
+        self, process: LearnerProcess, app: Remote | str, *, port: int | None = None, within: float = 5.0
+    ) -> Service:
+        """Have the process serve an ASGI app of the solution, or what has this name there; returns when it accepts.
+
+        The port is a free one of its own; with `port` that of a service whose process has ended. Raises what the app
+        raised at its start, `ProcessDied`, or `BudgetMissed` after `within` seconds.
+        """
+        if isinstance(app, str):
+            app = await process.get(app)
+        if port is None:
+            port = self._stack.enter_context(ports.reserved())
+        elif not ports.is_free(port):
+            raise TestbedError(f"port {port} is still held by {ports.holder(port)}")
+        began = time.monotonic()
+        try:
+            await asyncio.wait_for(process.serve(app, ports.HOST, port), within * self.patience)
+        except TimeoutError:
+            took = time.monotonic() - began
+            promise = f"the app of {process.name} accepts connections"
+            seen = f"the app of {process.name} did not come up within {took:.1f} s: it accepts no connections"
+            raise BudgetMissed(seen, promise=promise, took=took) from None
+        return Service(process, port, self.history)
 
     def callback(self, function: Callable[..., Any], *, name: str | None = None, tells: bool = False) -> Callback:
         """`function` as an argument for the learner's code, which awaits it there; it runs here and is counted.
