@@ -136,11 +136,15 @@ def names_of(pids: Sequence[int | None]) -> list[Path]:
 async def test_it_leaves_no_names_in_the_shared_memory(on_testbed: OnTestbed) -> None:
     async with on_testbed(SHOP) as testbed:
         clock = await testbed.faked_clock()
-        servers = [await testbed.redis(clock=clock), await testbed.postgres(clock=clock)]
+        servers: list[RedisServer | PostgresServer] = [
+            await testbed.redis(clock=clock),
+            await testbed.postgres(clock=clock),
+        ]
         pids = [server.instance.pid for server in servers]
-        await servers[0].kill()
-        await servers[0].restart()
-        pids.append(servers[0].instance.pid)
+        for server in servers:
+            await server.kill()
+            await server.restart()
+            pids.append(server.instance.pid)
         assert all(pids)
         assert not names_of(pids)
 
@@ -153,6 +157,17 @@ async def test_a_program_that_loads_no_library_is_named(on_testbed: OnTestbed, m
         await clock.started(redis)
         with pytest.raises(TestbedError, match=r"in vain until the clock of redis-1 .* loads no libfaketime"):
             await clock.advance(DAY)
+
+
+async def test_whoever_chooses_where_servers_come_from_has_the_tool_all_the_same(
+    on_testbed: OnTestbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_PROVIDER", "wheel")
+    async with on_testbed(SHOP) as testbed:
+        clock = await testbed.faked_clock()
+        await testbed.redis(clock=clock)
+        await clock.advance(DAY)
+        testbed.prove_faults()
 
 
 async def test_where_there_is_no_library_it_says_what_to_install(

@@ -49,9 +49,6 @@ class _Start:
         self.said = ""
 
     async def app(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            return await self._app(scope, receive, send)
-
         async def heard(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 self.said = str(message.get("message", ""))
