@@ -1,4 +1,8 @@
-"""A process of the learner's code, and the objects in it, as a check sees them."""
+"""A process of the learner's code, and the objects in it, as a check sees them.
+
+One piece, though long: what it is asked, what it answers, and how it ends are one state. An answer that will not come
+any more is told by its end.
+"""
 
 import asyncio
 import contextlib

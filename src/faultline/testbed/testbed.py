@@ -2,6 +2,9 @@
 
 Everything that a check gets here is private to it and ends with it. A check that passes must have been able to
 fail: each fault proves that it hit, otherwise the verdict is `error` (`Vacuous`).
+
+One piece, though long: it is the one object that a check gets. Each word is made in a file of its own; here it is
+given its folder, its number, its end with the check, and its proof.
 """
 
 import asyncio
