@@ -185,7 +185,7 @@ def test_a_security_update_of_the_same_program_is_taken_and_another_program_not(
 
 def test_every_lock_names_whole_hashes_and_begins_with_its_program() -> None:
     locks = sorted(Clone.here().locks.glob("*.debs"))
-    assert [path.stem for path in locks] == ["alertmanager", "prometheus", "rabbitmq"]
+    assert [path.stem for path in locks] == ["alertmanager", "libfaketime", "nftables", "prometheus", "rabbitmq"]
     for path in locks:
         packages = locked(path)
         names = path.with_suffix(".packages").read_text().split()

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -11,11 +11,16 @@ LONGEST = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What it said; the names of headers are in small letters."""
+    """What it said; the names of headers are in small letters, in `lines` also those that came twice."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
+    lines: Sequence[tuple[str, str]] = field(repr=False)
     body: bytes = field(repr=False)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of each name the last one."""
+        return dict(self.lines)
 
 
 async def ask(url: str, *, method: str = "GET", body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
@@ -37,17 +42,20 @@ async def ask(url: str, *, method: str = "GET", body: bytes = b"", headers: Mapp
     reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure or None, limit=LONGEST)
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-        return await _answer(reader)
+        return await _answer(reader, bodiless=method == "HEAD")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError) as error:
         raise ConnectionError(f"{parts.hostname}:{port} gave no whole HTTP answer: {error}") from error
     finally:
         writer.close()
 
 
-async def _answer(reader: asyncio.StreamReader) -> Answer:
+async def _answer(reader: asyncio.StreamReader, *, bodiless: bool) -> Answer:
     first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest if line)}
-    if headers.get("transfer-encoding") == "chunked":
+    lines = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in rest if line)]
+    headers = dict(lines)
+    if bodiless:
+        body = b""
+    elif headers.get("transfer-encoding") == "chunked":
         body = b""
         while size := int((await reader.readline()).split(b";")[0], 16):
             body += await reader.readexactly(size)
@@ -56,4 +64,4 @@ async def _answer(reader: asyncio.StreamReader) -> Answer:
         body = await reader.readexactly(int(headers["content-length"]))
     else:
         body = await reader.read()
-    return Answer(int(first.split()[1]), headers, body)
+    return Answer(int(first.split()[1]), lines, body)

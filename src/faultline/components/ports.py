@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from faultline.components.errors import PortTaken
 HOST = "127.0.0.1"
 LOWEST = 10_240
 LISTEN = "0A"
+TIME_WAIT = "06"
 
 
 @contextmanager
@@ -57,6 +58,14 @@ def holder(port: int) -> str:
         except OSError:  # ended meanwhile, or somebody else's
             continue
     return "another process"
+
+
+def connected(port: int, peers: Collection[int]) -> bool:
+    """Whether who listens there still has a connection from one of these ports, also one that is closed over there."""
+    ours = f"0100007F:{port:04X}"
+    callers = {f"0100007F:{peer:04X}" for peer in peers}
+    cells = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(cell[1] == ours and cell[2] in callers and cell[3] != TIME_WAIT for cell in cells)
 
 
 def _candidates() -> Iterator[int]:

@@ -53,6 +53,8 @@ class Postgres:
     replica_of: Address | None = None
     config: Mapping[str, str] = field(default_factory=dict[str, str])
     """Any other setting of postgresql.conf, such as `{"max_connections": "20"}`."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the server finds in its environment besides what the lab has in its own."""
 
     def url(self, host: str, port: int) -> str:
         """What psycopg and libpq take."""
@@ -88,7 +90,7 @@ class Postgres:
         if not self.fsync:
             options |= {"fsync": "off", "full_page_writes": "off"}
         settings = [word for name, value in (options | dict(self.config)).items() for word in ("-c", f"{name}={value}")]
-        return Command([str(site.program.path), "-D", str(site.data), *settings])
+        return Command([str(site.program.path), "-D", str(site.data), *settings], self.environment)
 
     async def ready(self, url: str) -> None:
         """A real connection that answers a query."""

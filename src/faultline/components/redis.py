@@ -43,6 +43,8 @@ class Redis:
     replica_of: Address | None = None
     config: Mapping[str, str] = field(default_factory=dict[str, str])
     """Any other line of redis.conf, such as `{"maxmemory": "10mb"}`."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the server finds in its environment besides what the lab has in its own."""
 
     def url(self, host: str, port: int) -> str:
         """What redis-py's `from_url` takes."""
@@ -68,7 +70,7 @@ class Redis:
         if self.replica_of:
             options["replicaof"] = f"{self.replica_of.host} {self.replica_of.port}"
         arguments = [word for name, value in (options | dict(self.config)).items() for word in (f"--{name}", value)]
-        return Command([str(site.program.path), *arguments])
+        return Command([str(site.program.path), *arguments], self.environment)
 
     async def ready(self, url: str) -> None:
         """PONG, and as a replica `master_link_status:up`."""

@@ -27,17 +27,20 @@ from faultline.testbed.checkers import (
 )
 from faultline.testbed.edges import Edge
 from faultline.testbed.effects import exactly_once
-from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Vacuous
+from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError, Unanswered, Vacuous
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.held_transaction import HeldTransaction, Waiter
 from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
+from faultline.testbed.lossy_network import LossyNetwork
 from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica
 from faultline.testbed.republisher import Noise, Republisher
+from faultline.testbed.service import Service
 from faultline.testbed.sessions import Saw, Wrote, monotonic_reads, read_your_writes
 from faultline.testbed.testbed import Testbed
 from faultline.testbed.timeline import timeline
@@ -60,6 +63,7 @@ __all__ = [
     "Direction",
     "Edge",
     "Entry",
+    "FakedClock",
     "Held",
     "HeldTransaction",
     "History",
@@ -69,6 +73,7 @@ __all__ = [
     "Interface",
     "Latency",
     "LearnerProcess",
+    "LossyNetwork",
     "Named",
     "Noise",
     "Note",
@@ -91,11 +96,13 @@ __all__ = [
     "Republisher",
     "Reset",
     "Saw",
+    "Service",
     "SlowDrip",
     "Testbed",
     "TestbedError",
     "Throw",
     "TinyDisk",
+    "Unanswered",
     "Upstream",
     "Vacuous",
     "Waiter",

@@ -27,6 +27,7 @@ class Breakable:
         """Start it again on the same port, with the data that it had put on disk."""
         await self._hang_up()
         await self.instance.restart()
+        await self._begun()
         self.history.note(self.name, "started again")
 
     async def pause(self) -> None:
@@ -38,6 +39,9 @@ class Breakable:
         """Let it answer again (SIGCONT)."""
         self.history.note(self.name, "resumed (SIGCONT)")
         await self.instance.resume()
+
+    async def _begun(self) -> None:
+        """Make sure of what it was started with, once it serves."""
 
     async def _hang_up(self) -> None:
         """Close the grader's own connections, which the server's end has made useless."""

@@ -7,6 +7,7 @@ Exception
 └── AssertionError     the learner's: the verdict becomes `fail`
     ├── Broken         a promise does not hold; carries the operations that show it
     ├── ProcessDied    the learner's process ended by itself
+    ├── Unanswered     a service of the learner's gave no whole answer
     └── BudgetMissed   something took longer than promised: tried once more before it counts
 """
 
@@ -49,6 +50,10 @@ class Broken(AssertionError):
 
 class ProcessDied(AssertionError):
     """The process of the learner's code ended, and no check had killed it."""
+
+
+class Unanswered(AssertionError):
+    """A service of the learner's refused the connection, hung up, or said what is no whole HTTP answer."""
 
 
 class BudgetMissed(AssertionError):

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ from faultline.testbed import wire
 from faultline.testbed.guard import guard
 from faultline.testbed.injected_clock import clock_at
 from faultline.testbed.outgoing import Outgoing, find
+from faultline.testbed.serving import serve
 from faultline.testbed.wall_clock import shift_wall_clock
 
 WHERE = signal.SIGRTMAX - 1  # on this signal the process writes where it is, also while it holds the interpreter
@@ -120,8 +121,11 @@ async def _serve(birth: Birth, connection: socket.socket) -> None:
                 sys.stderr.flush()
                 os._exit(0)  # whatever the learner's tasks still do has no reader
             match message:
-                case wire.Request():
-                    running[message.number] = tasks.create_task(_answer(objects, message, writer))
+                case wire.Request(number):
+                    running[number] = tasks.create_task(_answer(objects, number, objects.perform(message), writer))
+                case wire.Serve(number, target, host, port):
+                    serving = serve(objects.known(target), (host, port), tasks)
+                    running[number] = tasks.create_task(_answer(objects, number, serving, writer))
                 case wire.Cancel(number):
                     await asyncio.sleep(0)  # a task that is cancelled before its first step never runs at all
                     was_running = number in running and running[number].cancel()
@@ -133,15 +137,17 @@ async def _serve(birth: Birth, connection: socket.socket) -> None:
             running = {number: task for number, task in running.items() if not task.done()}
 
 
-async def _answer(objects: "_Objects", request: wire.Request, writer: asyncio.StreamWriter) -> None:
+async def _answer(
+    objects: "_Objects", number: int, performing: Coroutine[Any, Any, Any], writer: asyncio.StreamWriter
+) -> None:
     try:
-        value = await objects.perform(request)
-        framed = wire.frame(wire.Reply(request.number, value))
+        value = await performing
+        framed = wire.frame(wire.Reply(number, value))
     except BaseException as error:  # it is the learner's: reported, not handled
         if os.getpid() != objects.pid:
             traceback.print_exc()
             os._exit(1)
-        framed = wire.frame(_failure(request.number, error, objects.folder))
+        framed = wire.frame(_failure(number, error, objects.folder))
     if os.getpid() != objects.pid:  # a fork of the learner's code has come back here; its parent is to answer
         os._exit(0)
     writer.write(framed)
@@ -204,8 +210,12 @@ class _Objects:
             wire.Names: lambda several: tuple(find(name, self.solution()) for name in several.names),
         }
 
+    def known(self, number: int) -> Any:
+        """The object of that number."""
+        return self._known[number] if number else self.solution()
+
     async def perform(self, request: wire.Request) -> Any:
-        target = self._known[request.target] if request.target else self.solution()
+        target = self.known(request.target)
         member = getattr(target, request.name)
         if request.read:
             return self._outbound(member)

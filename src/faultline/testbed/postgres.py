@@ -11,6 +11,7 @@ from faultline.components import Instance
 from faultline.components.component import Address
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.breakable import Breakable
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.history import History
 from faultline.testbed.until import until
 
@@ -28,6 +29,7 @@ class PostgresServer(Breakable):
 
     instance: Instance
     history: History
+    clock: FakedClock | None = None
     _asking: "psycopg.AsyncConnection[Row] | None" = None
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -54,6 +56,15 @@ class PostgresServer(Breakable):
         """Several statements at once: a schema, or what a check finds there at its beginning."""
         async with await self.connect(autocommit=True) as connection:
             await connection.execute(sql.encode())
+
+    async def wall_clock(self) -> float:
+        """What it takes for the time of day (`clock_timestamp()`), in Unix seconds."""
+        [(seconds,)] = await self.truth("SELECT extract(epoch FROM clock_timestamp())::float8")
+        return float(seconds)
+
+    async def _begun(self) -> None:
+        if self.clock:
+            await self.clock.started(self)
 
     async def _hang_up(self) -> None:
         await self.close()

@@ -1,4 +1,8 @@
-"""A process of the learner's code, and the objects in it, as a check sees them."""
+"""A process of the learner's code, and the objects in it, as a check sees them.
+
+One piece, though long: what it is asked, what it answers, and how it ends are one state. An answer that will not come
+any more is told by its end.
+"""
 
 import asyncio
 import contextlib
@@ -16,7 +20,7 @@ import msgspec
 from faultline.testbed import wire
 from faultline.testbed.call import Call
 from faultline.testbed.callbacks import Callback, Interface
-from faultline.testbed.errors import Broken, ProcessDied, Raised, TestbedError
+from faultline.testbed.errors import Broken, BudgetMissed, ProcessDied, Raised, TestbedError
 from faultline.testbed.history import History, Operation, Outcome
 from faultline.testbed.incoming import Incoming
 from faultline.testbed.injected_clock import InjectedClock
@@ -29,6 +33,7 @@ from faultline.testbed.timeline import brief
 _VERIFY_WITHIN = 5.0  # seconds for the kernel to do what a signal asks
 _STOPPED = {"T", "t"}
 _ENDED = {"Z", "X"}
+_EXITING = 0x4  # a flag of the kernel's: it closes its files, and is no zombie yet
 _GONE_WITHIN = 1.0  # seconds from a connection's end to the word that its process has ended
 _PLACE_WITHIN = 0.5  # seconds for a process to write where it is
 
@@ -84,8 +89,9 @@ class Remote:
 class LearnerProcess:
     """One process of the learner's code: made by `Testbed.process`, ended with the check at the latest."""
 
-    def __init__(self, name: str, history: History, output: Path) -> None:
+    def __init__(self, name: str, history: History, output: Path, patience: float) -> None:
         self.name = name
+        self._patience = patience
         self.pid = 0
         self.output = output
         self.exit_code: int | None = None
@@ -124,6 +130,13 @@ class LearnerProcess:
             return made
         raise Broken(f"{kind}(…) gave {brief(made)}, not an object")
 
+    async def get(self, name: str) -> Remote:
+        """The object that has this name in the solution."""
+        found = await self.request(None, name, (), {}, read=True)
+        if isinstance(found, Remote):
+            return found
+        raise Broken(f"{name} is {brief(found)}, not an object")
+
     async def request(
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> Any:
@@ -135,27 +148,35 @@ class LearnerProcess:
         number, operation = self._ask(target.ref if target else None, name, args, kwargs)
         return Call(operation, self._answer_to(number, operation), lambda: self._cancel(number))
 
+    async def serve(self, app: Remote, host: str, port: int) -> None:
+        """Have it serve that ASGI app of its own there; returns when it accepts. Raises `Raised` or `ProcessDied`."""
+        self._require_life("was to serve")
+        self._count += 1
+        await self._answer_to(*self._send_off(wire.Serve(self._count, app.ref.number, host, port), f"serve on {port}"))
+
     def _ask(
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> tuple[int, Operation]:
         self._require_life(f"was asked for {name}")
         self._count += 1
-        number = self._count
         message = wire.Request(
-            number,
+            self._count,
             target.number if target else 0,
             name,
             [self._outbound(item) for item in args],
             {key: self._outbound(item) for key, item in kwargs.items()},
             read,
         )
+        return self._send_off(message, name if read else f"{name}({_arguments(args, kwargs)})")
+
+    def _send_off(self, message: wire.Request | wire.Serve, what: str) -> tuple[int, Operation]:
         framed = wire.frame(message)
-        operation = self._history.invoke(self.name, name if read else f"{name}({_arguments(args, kwargs)})")
+        operation = self._history.invoke(self.name, what)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer, operation
+        self._waiting[message.number] = answer, operation
         assert self._writer is not None
         self._writer.write(framed)
-        return number, operation
+        return message.number, operation
 
     async def _answer_to(self, number: int, operation: Operation) -> Any:
         try:
@@ -223,6 +244,24 @@ class LearnerProcess:
         self._signal(signal.SIGCONT)
         await self._until(lambda: self._state() not in _STOPPED, "go on at SIGCONT")
 
+    async def terminate(self) -> None:
+        """Ask it to end, as its operator would (SIGTERM to it alone); `ended` waits until it has."""
+        self._require_life("was to be asked to end")
+        self._history.note(self.name, "asked to end (SIGTERM)")
+        os.kill(self.pid, signal.SIGTERM)
+
+    async def ended(self, *, within: float) -> int:
+        """Its exit code (negative: a signal), once it has ended by itself; `BudgetMissed` after so many seconds."""
+        began = self._history.now()
+        try:
+            await asyncio.wait_for(self._gone.wait(), within * self._patience)
+        except TimeoutError:
+            took = self._history.now() - began
+            promise = f"{self.name} had ended"
+            raise BudgetMissed(f"{self.name} still runs after {took:.1f} s", promise=promise, took=took) from None
+        assert self.exit_code is not None
+        return self.exit_code
+
     async def kill(self) -> None:
         """End the process at once (kill -9); returns when it is gone."""
         self._require_life("was to be killed")
@@ -238,6 +277,12 @@ class LearnerProcess:
     async def gone(self) -> None:
         """Return when it has ended after `strike`."""
         await self._until(lambda: self.exit_code is not None, "die at SIGKILL")
+
+    async def require_life(self, when: str) -> None:
+        """Raise `ProcessDied` if it has ended, or is ending; `when` completes "… ended when it …"."""
+        if self._is_ending():
+            await self._until(lambda: self.exit_code is not None, "end")
+        self._require_life(when)
 
     async def end(self) -> None:
         """Let it go, at the end of a check: hang up and kill it, with all in its process group."""
@@ -278,11 +323,18 @@ class LearnerProcess:
                 os.killpg(self.pid, number)
 
     def _state(self) -> str:
+        return self._stat()[0]
+
+    def _is_ending(self) -> bool:
+        state, *others = self._stat()
+        return state in _ENDED or bool(int(others[5]) & _EXITING)
+
+    def _stat(self) -> list[str]:
+        """What the kernel tells of it, from its state on."""
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            return "X"
-        return stat.rpartition(")")[2].split()[0]
+            return ["X"]
 
     async def _until(self, condition: Callable[[], bool], what: str, *, within: float | None = None) -> None:
         within = _VERIFY_WITHIN if within is None else within

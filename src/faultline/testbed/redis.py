@@ -1,13 +1,14 @@
 """A Redis server of a check: its address for the learner's code, a client of the grader's own for the truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
 from faultline.components import Instance
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.breakable import Breakable
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.history import History
 from faultline.testbed.until import until
 from faultline.testbed.wire import RedisAt
@@ -20,10 +21,20 @@ class RedisServer(Breakable):
     instance: Instance
     truth: Redis
     history: History
+    clock: FakedClock | None = field(default=None, kw_only=True)
 
     def at(self, *, socket_timeout: float = 5.0) -> RedisAt:
         """Its address as an argument for the learner's code: arrives there as a client of its own."""
         return RedisAt(self.instance.host, self.instance.port, socket_timeout)
+
+    async def wall_clock(self) -> float:
+        """What it takes for the time of day (TIME), in Unix seconds."""
+        seconds, microseconds = await self.truth.time()
+        return float(seconds + microseconds / 1e6)
+
+    async def _begun(self) -> None:
+        if self.clock:
+            await self.clock.started(self)
 
     async def _hang_up(self) -> None:
         await self.truth.connection_pool.disconnect()  # or the next question is asked on a dead connection

@@ -2,6 +2,9 @@
 
 Everything that a check gets here is private to it and ends with it. A check that passes must have been able to
 fail: each fault proves that it hit, otherwise the verdict is `error` (`Vacuous`).
+
+One piece, though long: it is the one object that a check gets. Each word is made in a file of its own; here it is
+given its folder, its number, its end with the check, and its proof.
 """
 
 import asyncio
@@ -19,24 +22,28 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from faultline.components import Clone, Instance, Supervisor
+from faultline.components import Clone, Instance, Supervisor, ports
 from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
 from faultline.components.proxy import FaultProxy, Injected
+from faultline.components.tools import FAKETIME, NFT, tool
 from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.edges import Edge, Place, sweep
 from faultline.testbed.errors import Broken, BudgetMissed, Raised, TestbedError, Vacuous
+from faultline.testbed.faked_clock import FakedClock
 from faultline.testbed.held_transaction import HeldTransaction
 from faultline.testbed.history import History
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
+from faultline.testbed.lossy_network import LossyNetwork, lossy_network
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
-from faultline.testbed.process import LearnerProcess
+from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
 from faultline.testbed.replica_lag import PostgresReplica, RedisReplica, Replica
 from faultline.testbed.republisher import Noise, Republisher
+from faultline.testbed.service import Service
 from faultline.testbed.speed import Lateness, measured_lateness
 from faultline.testbed.timeline import brief
 from faultline.testbed.tiny_disk import TinyDisk, tiny_disk
@@ -91,6 +98,7 @@ class Testbed:
     nursery: Nursery
     supervisor: Supervisor
     lateness: Lateness
+    clone: Clone
     patience: float = 1.0  # factor on budgets, above 1 on the second try
     broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share
     timer: asyncio.Timeout | None = None  # of the check
@@ -127,7 +135,7 @@ class Testbed:
         nursery.attach()
         try:
             async with Supervisor(folder, clone) as supervisor, measured_lateness() as lateness:
-                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, patience, broker)
+                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, clone, patience, broker)
                 async with testbed._stack:
                     try:
                         yield testbed
@@ -142,17 +150,31 @@ class Testbed:
 
     # -- servers -------------------------------------------------------------------------------------------------
 
-    async def redis(self, *, durable: bool = False, disk: TinyDisk | None = None) -> RedisServer:
+    async def redis(
+        self, *, durable: bool = False, disk: TinyDisk | None = None, clock: FakedClock | None = None
+    ) -> RedisServer:
         """A Redis of its own; `durable`: with an append-only file that is synced on every write.
 
         With a `disk` its append-only file is on that, and synced every second: so it goes on, refusing writes, when
-        the disk is full (synced on every write, it would end).
+        the disk is full (synced on every write, it would end). With a `clock` that is the time of day there.
         """
         settings: dict[str, object] = {"append_only": durable, "fsync": "always"}
         if disk:
             settings = {"append_only": True, "fsync": "everysec", "config": {"dir": str(disk.folder)}}
-        instance, truth = await self._redis(settings)
-        return RedisServer(instance, truth, self.history)
+        instance, truth = await self._redis(settings | _environment(clock))
+        server = RedisServer(instance, truth, self.history, clock=clock)
+        if clock:
+            await clock.started(server)
+        return server
+
+    async def faked_clock(self) -> FakedClock:
+        """A time of day for servers, which the check moves; a pass counts only if a server says that it has moved."""
+        with self._uncounted():
+            library = await tool(FAKETIME, self.clone)
+        self._clocks += 1
+        clock = FakedClock(self.folder / f"faked-clock-{self._clocks}", library.path, self.history)
+        self.must_hit("the servers' clock that the check moves", lambda: clock.moves)
+        return clock
 
     async def tiny_disk(self, megabytes: int = 4) -> TinyDisk:
         """A disk that the check fills and empties; a pass counts only if somebody found it full."""
@@ -173,13 +195,18 @@ class Testbed:
         instance, truth = await self._redis({"replica_of": link})
         return RedisReplica(instance, truth, self.history, primary, link)
 
-    async def postgres(self, *, config: Mapping[str, str] | None = None) -> PostgresServer:
-        """A PostgreSQL of its own, with any settings of postgresql.conf.
+    async def postgres(
+        self, *, config: Mapping[str, str] | None = None, clock: FakedClock | None = None
+    ) -> PostgresServer:
+        """A PostgreSQL of its own, with any settings of postgresql.conf; with a `clock` that is the time of day there.
 
         It does not force its writes to disk: what is committed survives kill -9 all the same, and it is faster.
         """
-        server = PostgresServer(await self._start("postgres", {"fsync": False, "config": config or {}}), self.history)
+        settings = {"fsync": False, "config": config or {}} | _environment(clock)
+        server = PostgresServer(await self._start("postgres", settings), self.history, clock)
         self._stack.push_async_callback(server.close)
+        if clock:
+            await clock.started(server)
         return server
 
     async def postgres_replica(self, primary: PostgresServer) -> PostgresReplica:
@@ -190,27 +217,43 @@ class Testbed:
         return replica
 
     @overload
-    async def proxy(self, server: RedisServer) -> ProxiedRedis: ...
+    async def proxy(self, server: RedisServer, *, over: LossyNetwork | None = None) -> ProxiedRedis: ...
 
     @overload
-    async def proxy(self, server: PostgresServer) -> ProxiedPostgres: ...
+    async def proxy(self, server: PostgresServer, *, over: LossyNetwork | None = None) -> ProxiedPostgres: ...
 
     @overload
-    async def proxy(self, server: Upstream) -> ProxiedUpstream: ...
+    async def proxy(self, server: Upstream | Service, *, over: LossyNetwork | None = None) -> ProxiedUpstream: ...
 
-    async def proxy(self, server: RedisServer | PostgresServer | Upstream) -> Way:
-        """A way to the server on which faults can be put, and requests counted and held."""
+    async def proxy(
+        self, server: RedisServer | PostgresServer | Upstream | Service, *, over: LossyNetwork | None = None
+    ) -> Way:
+        """A way to the server on which faults can be put, and requests counted and held; `over` a network of ours."""
         match server:
             case RedisServer():
-                return ProxiedRedis(await self._before(server.instance, "redis"), server)
+                return ProxiedRedis(await self._before(server.instance, "redis", over), server)
             case PostgresServer():
-                return ProxiedPostgres(await self._before(server.instance, "postgres"), server)
-            case Upstream():
-                return ProxiedUpstream(await self._before(server, "turns"), server)
+                return ProxiedPostgres(await self._before(server.instance, "postgres", over), server)
+            case Upstream() | Service():
+                return ProxiedUpstream(await self._before(server, "turns", over), server)
 
-    async def _before(self, server: Address, protocol: Literal["redis", "postgres", "turns"]) -> FaultProxy:
-        proxy = FaultProxy(server.host, server.port, seed=self.seed, protocol=protocol)
+    async def _before(
+        self, server: Address, protocol: Literal["redis", "postgres", "turns"], over: LossyNetwork | None
+    ) -> FaultProxy:
+        if over:
+            beyond = FaultProxy(server.host, server.port, near=over.make)
+            server = await self._stack.enter_async_context(beyond)
+        far = over.caller if over else None
+        proxy = FaultProxy(server.host, server.port, seed=self.seed, protocol=protocol, far=far)
         return await self._stack.enter_async_context(proxy)
+
+    async def lossy_network(self) -> LossyNetwork:
+        """A network for ways that loses packets when the check says; a pass counts only if the kernel dropped one."""
+        with self._uncounted():
+            nft = await tool(NFT, self.clone)
+        network = await self._stack.enter_async_context(lossy_network(nft, self.history))
+        self.must_hit("packet loss", lambda: network.lost)
+        return network
 
     async def _redis(self, settings: Mapping[str, object]) -> tuple[Instance, Redis]:
         instance = await self._start("redis", settings)
@@ -279,7 +322,7 @@ class Testbed:
         """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds."""
         scratch = self.folder / f"{name}.files"
         scratch.mkdir(exist_ok=True)  # two may have one name
-        process = LearnerProcess(name, self.history, self.folder / f"{name}.out")
+        process = LearnerProcess(name, self.history, self.folder / f"{name}.out", self.patience)
         birth = Birth(
             name=name,
             folder=str(self.solution_files.folder),
@@ -297,6 +340,30 @@ class Testbed:
     async def processes(self, count: int, name: str) -> list[LearnerProcess]:
         """So many processes, called `name`-1 and so on."""
         return list(await asyncio.gather(*(self.process(f"{name}-{number}") for number in range(1, count + 1))))
+
+    async def serve(
+        self, process: LearnerProcess, app: Remote | str, *, port: int | None = None, within: float = 5.0
+    ) -> Service:
+        """Have the process serve an ASGI app of the solution, or what has this name there; returns when it accepts.
+
+        The port is a free one of its own; with `port` that of a service whose process has ended. Raises what the app
+        raised at its start, `ProcessDied`, or `BudgetMissed` after `within` seconds.
+        """
+        if isinstance(app, str):
+            app = await process.get(app)
+        if port is None:
+            port = self._stack.enter_context(ports.reserved())
+        elif not ports.is_free(port):
+            raise TestbedError(f"port {port} is still held by {ports.holder(port)}")
+        began = time.monotonic()
+        try:
+            await asyncio.wait_for(process.serve(app, ports.HOST, port), within * self.patience)
+        except TimeoutError:
+            took = time.monotonic() - began
+            promise = f"the app of {process.name} accepts connections"
+            seen = f"the app of {process.name} did not come up within {took:.1f} s: it accepts no connections"
+            raise BudgetMissed(seen, promise=promise, took=took) from None
+        return Service(process, port, self.history)
 
     def callback(self, function: Callable[..., Any], *, name: str | None = None, tells: bool = False) -> Callback:
         """`function` as an argument for the learner's code, which awaits it there; it runs here and is counted.
@@ -447,3 +514,7 @@ class Testbed:
                 raise TestbedError(f"waited {deadline:g} s in vain until {what}")
             await asyncio.sleep(0.002)
         return answer
+
+
+def _environment(clock: FakedClock | None) -> dict[str, object]:
+    return {"environment": clock.environment} if clock else {}

@@ -23,6 +23,7 @@ from typing import Any
 from faultline.components.proxy import FaultProxy
 from faultline.testbed.errors import BudgetMissed, TestbedError
 from faultline.testbed.history import History
+from faultline.testbed.service import Service
 
 _LONGEST_HEAD = 64 * 1024  # bytes
 
@@ -204,7 +205,7 @@ class ProxiedUpstream:
     """The way to it that leads through a fault proxy of its own."""
 
     proxy: FaultProxy
-    server: Upstream
+    server: Upstream | Service
 
     @property
     def requests(self) -> int:

@@ -96,6 +96,15 @@ class Request(msgspec.Struct, frozen=True, tag=True):
     read: bool = False  # read the attribute `name` instead of calling it
 
 
+class Serve(msgspec.Struct, frozen=True, tag=True):
+    """Serve the object `target`, an ASGI app, there until the process ends; answered when it accepts connections."""
+
+    number: int
+    target: int
+    host: str
+    port: int
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Cancel the task of that request; answered by `CancelSeen`, and by the request's own answer when it has ended."""
 
@@ -157,7 +166,7 @@ class HungUp(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-ToLearner = Request | Cancel | Returned | Threw
+ToLearner = Request | Serve | Cancel | Returned | Threw
 ToGrader = Reply | Failure | CancelSeen | Calling | HungUp
 
 

@@ -91,6 +91,20 @@ async def test_closing_while_connecting_upstream_leaves_nothing_behind(stuck_por
     assert descriptors() == open_before
 
 
+async def test_a_socket_that_was_made_for_the_server_is_closed_where_nobody_listens(until: Until) -> None:
+    made = list[socket.socket]()
+
+    def make() -> socket.socket:
+        made.append(socket.socket())
+        return made[-1]
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        async with FaultProxy(*nobody.getsockname(), far=make) as proxy:
+            await abandon(*await asyncio.open_connection(proxy.host, proxy.port))
+            await until(lambda: made and made[0].fileno() == -1)
+
+
 async def test_a_reset_strikes_a_connection_that_is_not_through_to_the_server_yet(
     stuck_port: int, until: Until
 ) -> None:

@@ -51,8 +51,10 @@ class Link:
         """Both directions."""
         return self.to_server, self.to_client
 
-    async def run(self, client: socket.socket, upstream: tuple[str, int]) -> None:
-        """Carry bytes until both sides are closed; on cancellation reset both.
+    async def run(
+        self, client: socket.socket, upstream: tuple[str, int], *, far: Callable[[], socket.socket] | None
+    ) -> None:
+        """Carry bytes until both sides are closed; on cancellation reset both. `far` makes the socket to the server.
 
         Where nobody listens upstream the client is reset: it was accepted already.
         """
@@ -61,7 +63,7 @@ class Link:
         try:
             if self._over:  # reset before it began
                 return
-            await loop.create_connection(lambda: self._server, *upstream)
+            await self._call(upstream, far)
             await loop.connect_accepted_socket(lambda: self._client, client)
             self._connecting = None
             await self._client.closed.wait()
@@ -76,6 +78,20 @@ class Link:
             for leg in (self._client, self._server):
                 if leg.transport:
                     await leg.closed.wait()
+
+    async def _call(self, upstream: tuple[str, int], far: Callable[[], socket.socket] | None) -> None:
+        loop = asyncio.get_running_loop()
+        if far is None:
+            await loop.create_connection(lambda: self._server, *upstream)
+            return
+        sock = far()
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, upstream)
+            await loop.create_connection(lambda: self._server, sock=sock)
+        except BaseException:  # also when cancelled
+            sock.close()
+            raise
 
     def end(self, fate: Fate) -> None:
         """Close both sides now: in the orderly way after `CUT`, with a reset after `RESET`."""

@@ -14,16 +14,17 @@ class Listener:
     (The streams of asyncio are not used: since Python 3.12 `Server.wait_closed` waits for every connection.)
     """
 
-    def __init__(self, accepted: Callable[[socket.socket], None]) -> None:
+    def __init__(self, accepted: Callable[[socket.socket], None], make: Callable[[], socket.socket]) -> None:
         self._accepted = accepted
-        self._reserved = _bound(0)
+        self._make = make
+        self._reserved = self._bound(0)
         self._listening: socket.socket | None = None
         self.port: int = self._reserved.getsockname()[1]
 
     def open(self) -> None:
         """Accept connections from now on."""
         if self._listening is None:
-            self._listening = _bound(self.port)
+            self._listening = self._bound(self.port)
             self._listening.listen(BACKLOG)
             asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
@@ -48,10 +49,9 @@ class Listener:
         connection.setblocking(False)
         self._accepted(connection)
 
-
-def _bound(port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setblocking(False)
-    sock.bind((HOST, port))
-    return sock
+    def _bound(self, port: int) -> socket.socket:
+        sock = self._make()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind((HOST, port))
+        return sock

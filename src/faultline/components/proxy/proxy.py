@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
@@ -33,6 +34,7 @@ class FaultProxy:
     Within a connection bytes are delivered in order, unchanged and without gaps, under any mix of faults. It runs in
     the event loop that it is entered in: code that blocks this loop stops it too.
     Closing resets what is open; held and queued bytes are then never delivered.
+    Where it listens or calls in another network than ours, `near` or `far` makes the sockets there.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class FaultProxy:
         *,
         seed: int = 0,
         protocol: Protocol | None = None,
+        near: Callable[[], socket.socket] = socket.socket,
+        far: Callable[[], socket.socket] | None = None,
     ) -> None:
         self.host = HOST
         self._upstream = (upstream_host, upstream_port)
         self._seed = seed
         self._protocol: Protocol | None = protocol
+        self._near = near
+        self._far = far
         self._listener: Listener | None = None
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._injected: list[Injected] = []
@@ -55,7 +61,7 @@ class FaultProxy:
         self._broken: list[BaseException] = []
 
     async def __aenter__(self) -> Self:
-        self._listener = Listener(self._accepted)
+        self._listener = Listener(self._accepted, self._near)
         self._listen()
         return self
 
@@ -77,6 +83,11 @@ class FaultProxy:
         """Where it listens."""
         assert self._listener, "enter the proxy first: async with FaultProxy(...) as proxy"
         return self._listener.port
+
+    @property
+    def calls_from_elsewhere(self) -> bool:
+        """Whether its connections to the server begin in another network, so that the server knows them by others."""
+        return self._far is not None
 
     @property
     def counts(self) -> Counts:
@@ -167,7 +178,7 @@ class FaultProxy:
                 return
             self._inject(injected, link, Age.NEW)
         self._ledger.tally.open += 1
-        task = asyncio.get_running_loop().create_task(link.run(client, self._upstream))
+        task = asyncio.get_running_loop().create_task(link.run(client, self._upstream, far=self._far))
         self._links[link] = task
         task.add_done_callback(lambda task: self._closed(link, task))
 
