@@ -32,6 +32,12 @@ end
 return buyer
 """
 
+# KEYS those being worked on, those to whom it ended so; ARGV buyer
+SETTLE = """
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[1])
+"""
+
 
 class Declined(Exception):
     """The provider's word: this card pays nothing, and has paid nothing."""
@@ -125,10 +131,7 @@ class FlashSale:
 
     async def _settle(self, buyer: str, among: str) -> None:
         """Remember how it ended. A set holds each buyer once, however often that is said."""
-        async with self._redis.pipeline() as step:
-            step.sadd(among, buyer)
-            step.zrem(self._working, buyer)
-            await step.execute()
+        await self._redis.eval(SETTLE, 2, self._working, among, buyer)
 
 
 def _named(buyer: str) -> None:
