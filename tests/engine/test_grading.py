@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from faultline.engine.grades import Grade
+from faultline.engine import exercise, roadmap
+from faultline.engine.errors import BadModule
+from faultline.engine.grades import Grade, request
+from faultline.engine.module_names import find_module
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import EXIT_CODES, Began, Ended, Judged, Verdict
 from faultline.engine.warm import WarmRunner
@@ -349,3 +352,20 @@ def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
     assert grade.ended
     assert grade.ended.trouble.endswith("processes, started by your code; its limit is 30")
     assert grade.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("budget", "limit"), [("", 12.0), ("budget = 24", 12.0), ("budget = 40", 20.0)])
+def test_a_check_may_take_half_of_a_larger_budget(
+    tiny_clone: Path, tiny_module: Path, budget: str, limit: float
+) -> None:
+    (tiny_module / "module.toml").write_text((tiny_module / "module.toml").read_text() + budget)
+    chosen = exercise.load(find_module(roadmap.load(tiny_clone), "redis/05"))
+
+    assert request(chosen, chosen.reference, tiny_clone).check_limit == limit
+
+
+@pytest.mark.parametrize("budget", ["121", "0"])
+def test_a_budget_is_two_minutes_at_most(tiny_clone: Path, tiny_module: Path, budget: str) -> None:
+    (tiny_module / "module.toml").write_text(f"{(tiny_module / 'module.toml').read_text()}budget = {budget}\n")
+    with pytest.raises(BadModule, match="budget"):
+        exercise.load(find_module(roadmap.load(tiny_clone), "redis/05"))

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from faultline.testbed import (
     Broken,
@@ -120,6 +120,16 @@ class Books:
         assert len(ordered) == len(sold), f"{where}{listed(set(ordered) - set(sold))} got a unit, and came too late"
 
 
+class Stop(Protocol):
+    """What a proxy holds back."""
+
+    async def reached(self, timeout: float) -> None:
+        """Return when it is there."""
+
+    def release(self) -> None:
+        """Let it go on."""
+
+
 def listed(names: Any) -> str:
     """Some of them."""
     several = sorted(names)
@@ -193,6 +203,18 @@ async def requests_of(way: ProxiedRedis, call: Callable[[], Awaitable[Any]]) -> 
     if sent := way.requests - before:
         return sent
     raise Vacuous("the call sent no request through the proxy: nothing can be held back")
+
+
+async def stopped(hold: Stop, call: "asyncio.Task[Any]") -> bool:
+    """Wait until a request of the call is held; False if it has ended without that one this time."""
+    reached = asyncio.create_task(hold.reached(5.0))
+    await asyncio.wait([reached, call], return_when=asyncio.FIRST_COMPLETED)
+    if call.done() and not reached.done():
+        reached.cancel()
+        hold.release()
+        return False
+    await reached
+    return True
 
 
 # -- the contract ------------------------------------------------------------------------------------------------
@@ -353,6 +375,8 @@ async def test_never_more_than_there_are(testbed: Testbed) -> None:
     charging = [call.args[1] for call in books.charging.calls]
     assert len(set(charging)) == len(charging), f"two workers have the same buyer: {sorted(charging)}"
     assert len(charging) == 4, f"{len(charging)} buyers are being charged at once, for 4 units"
+    for buyer in buyers:
+        await stands(sales[1], "all units are being worked on", **{buyer: "waiting"})
     books.charging.release()
 
     said = Counter([await task for task in working])
@@ -377,6 +401,8 @@ async def test_two_workers_at_any_interleaving(testbed: Testbed) -> None:
         warm = await at(early, way, books, sale=name, units=1)
         await line(warm, name)
         requests = await requests_of(way, lambda sale=warm: works(sale))
+    stops = 0
+    testbed.must_hit("request that was held back", lambda: stops)
 
     for position in range(1, requests + 1):
         books.charges.clear()
@@ -386,7 +412,9 @@ async def test_two_workers_at_any_interleaving(testbed: Testbed) -> None:
         await line(yours, "ann", "bob", "cyd")
         hold = way.proxy.hold(lambda _: True, skip=position - 1)
         late = asyncio.create_task(works(mine))
-        await hold.reached(5.0)
+        if not await stopped(hold, late):
+            continue
+        stops += 1
         testbed.history.note("network", f"request {position} is held back")
         meanwhile = asyncio.create_task(sell_all(yours))
         await asyncio.wait([meanwhile], timeout=0.5)  # it may wait for the other; then that goes on
@@ -415,6 +443,8 @@ async def test_one_place_at_any_interleaving(testbed: Testbed) -> None:
     warm = await at(early, way, books, sale="warm", units=1)
     await warm.join("ann")
     requests = await requests_of(way, lambda: warm.join("bob"))
+    stops = 0
+    testbed.must_hit("request that was held back", lambda: stops)
 
     for position in range(1, requests + 1):
         books.charges.clear()
@@ -423,7 +453,9 @@ async def test_one_place_at_any_interleaving(testbed: Testbed) -> None:
         mine, yours = [await at(*here, books, sale=when, units=9) for here in ((early, way), (other, redis))]
         hold = way.proxy.hold(lambda _: True, skip=position - 1)
         late = asyncio.create_task(mine.join("ann"))
-        await hold.reached(5.0)
+        if not await stopped(hold, late):
+            continue
+        stops += 1
         meanwhile = asyncio.gather(yours.join("ann"), yours.join("bob"))
         await asyncio.wait([meanwhile], timeout=0.5)
         hold.release()
@@ -447,6 +479,8 @@ async def test_no_answer_is_taken_back(testbed: Testbed) -> None:
     await line(warm, "ann")
     await warm.status("ann")
     requests = await requests_of(way, lambda: warm.status("ann"))
+    stops = 0
+    testbed.must_hit("request that was held back", lambda: stops)
 
     for position in range(1, requests + 1):
         when = f"request {position} of the question came late"
@@ -455,7 +489,7 @@ async def test_no_answer_is_taken_back(testbed: Testbed) -> None:
         for buyer, allowed in (("ann", ("waiting", "sold")), ("bob", ("waiting", "sold out"))):
             hold = way.proxy.hold(lambda _: True, skip=position - 1)
             question = asyncio.create_task(mine.status(buyer))
-            await hold.reached(5.0)
+            stops += await stopped(hold, question)
             assert await works(yours) is (buyer == "ann"), f"{when}: work did not find that one buyer"
             hold.release()
             status = await question
@@ -622,7 +656,7 @@ async def test_a_late_worker_changes_nothing(testbed: Testbed) -> None:
         when = f"till-1 came back late, with {name}"
         books = Books(testbed, declining=declining)
         mine, yours = [await at(till, redis, books, sale=name, units=2, lease=SHORT) for till in (early, late)]
-        await line(mine, "ann", "bob", "cyd", "dan", "eve")
+        await line(mine, "ann")
         books.charging.hold()
         working = asyncio.create_task(works(mine))
         await books.charging.called(1)
@@ -630,6 +664,7 @@ async def test_a_late_worker_changes_nothing(testbed: Testbed) -> None:
             books.charging.release()
             await serve(testbed, yours, "ann", when=f"till-1 stands still with {name}")
         await working
+        await line(mine, "ann", "bob", "cyd", "dan", "eve")
         sold = ["bob", "cyd"] if declining else ["ann", "bob"]
         await serve(testbed, yours, "ann", "bob", "cyd", "dan", "eve", when=when)
         books.show(sold, of=2, when=when)
@@ -638,13 +673,14 @@ async def test_a_late_worker_changes_nothing(testbed: Testbed) -> None:
     when = "till-1 came back late, without an answer"
     books = Books(testbed, gate=(gate := asyncio.Event()))
     mine, yours = [await at(till, redis, books, sale="no answer", units=2, lease=SHORT) for till in (early, late)]
-    await line(mine, "ann", "bob", "cyd")
+    await line(mine, "ann")
     working = asyncio.create_task(perhaps(works(mine)))
     await books.charging.called(1)
     await serve(testbed, yours, "ann", when="till-1 waits for the provider")
     gate.set()
     await working
     await stands(yours, when, ann="sold")
+    await line(mine, "ann", "bob", "cyd")
     await serve(testbed, yours, "ann", "bob", "cyd", when=when)
     books.show(["ann", "bob"], of=2, when=when)
     await stands(mine, when, ann="sold", bob="sold", cyd="sold out")
@@ -729,6 +765,8 @@ async def test_redis_may_die_at_any_request(testbed: Testbed) -> None:
 
     moments = [("join", number, "after") for number in range(1, joins + 1)]
     moments += [("work", number, moment) for number in range(1, turns + 1) for moment in ("before", "after")]
+    stops = 0
+    testbed.must_hit("kill of Redis at a request", lambda: stops)
     for method, number, moment in moments:
         books.charges.clear()
         books.orders.clear()
@@ -740,7 +778,9 @@ async def test_redis_may_die_at_any_request(testbed: Testbed) -> None:
         stop = way.proxy.hold if moment == "before" else way.proxy.hold_reply
         hold = stop(lambda _: True, skip=number - 1)
         call = asyncio.create_task(perhaps(mine.join("ann") if method == "join" else works(mine)))
-        await hold.reached(5.0)
+        if not await stopped(hold, call):
+            continue
+        stops += 1
         await redis.kill()
         await way.proxy.sever()
         hold.release()
