@@ -5,8 +5,6 @@ from typing import Literal, Protocol
 
 from redis.asyncio import Redis
 
-Status = Literal["waiting", "sold", "sold out", "declined"]
-
 # KEYS places of all, those who wait; ARGV buyer
 JOIN = """
 local place = redis.call('HGET', KEYS[1], ARGV[1])
@@ -18,11 +16,11 @@ end
 return tonumber(place)
 """
 
-# KEYS those who wait, those being worked on with the end of their lease, those sold to; ARGV units, milliseconds
+# KEYS those who wait, those being worked on with the end of their lease, those sold to; ARGV units, lease
 TAKE = """
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local buyer = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1)[1]
+local now = time[1] + time[2] / 1000000
+local buyer = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)[1]
 if not buyer and redis.call('ZCARD', KEYS[2]) + redis.call('SCARD', KEYS[3]) < tonumber(ARGV[1]) then
     buyer = redis.call('ZPOPMIN', KEYS[1])[1]
 end
@@ -85,24 +83,21 @@ class FlashSale:
         self._sale = sale
         self._units = units
         self._price = price
-        self._lease = round(lease * 1000)
-        self._places, self._waiting, self._working, self._sold, self._declined = [
-            f"sale:{sale}:{part}" for part in ("places", "waiting", "working", "sold", "declined")
-        ]
+        self._lease = lease
 
     async def join(self, buyer: str) -> int:
         """Put this buyer into the line, once."""
         _named(buyer)
-        return await self._redis.eval(JOIN, 2, self._places, self._waiting, buyer)
+        return await self._redis.eval(JOIN, 2, self._key("places"), self._key("waiting"), buyer)
 
-    async def status(self, buyer: str) -> Status:
+    async def status(self, buyer: str) -> Literal["waiting", "sold", "sold out", "declined"]:
         """Where this buyer stands, at one moment."""
         _named(buyer)
         async with self._redis.pipeline() as moment:
-            moment.sismember(self._sold, buyer)
-            moment.sismember(self._declined, buyer)
-            moment.hexists(self._places, buyer)
-            moment.scard(self._sold)
+            moment.sismember(self._key("sold"), buyer)
+            moment.sismember(self._key("declined"), buyer)
+            moment.hexists(self._key("places"), buyer)
+            moment.scard(self._key("sold"))
             sold, declined, joined, gone = await moment.execute()
         if sold:
             return "sold"
@@ -114,7 +109,7 @@ class FlashSale:
 
     async def work(self) -> bool:
         """Take up one buyer; each step may have been done before, by a worker that died or that comes late."""
-        keys = (self._waiting, self._working, self._sold)
+        keys = (self._key("waiting"), self._key("working"), self._key("sold"))
         taken = await self._redis.eval(TAKE, 3, *keys, self._units, self._lease)
         if taken is None:
             return False
@@ -123,15 +118,18 @@ class FlashSale:
         try:
             receipt = await self._payment.charge(purchase, buyer, self._price)
         except Declined:
-            await self._settle(buyer, self._declined)
+            await self._settle(buyer, "declined")
         else:
             await self._orders.record(purchase, buyer, receipt)
-            await self._settle(buyer, self._sold)
+            await self._settle(buyer, "sold")
         return True
 
     async def _settle(self, buyer: str, among: str) -> None:
         """Remember how it ended. A set holds each buyer once, however often that is said."""
-        await self._redis.eval(SETTLE, 2, self._working, among, buyer)
+        await self._redis.eval(SETTLE, 2, self._key("working"), self._key(among), buyer)
+
+    def _key(self, part: str) -> str:
+        return f"sale:{self._sale}:{part}"
 
 
 def _named(buyer: str) -> None:
