@@ -369,3 +369,34 @@ def test_a_budget_is_two_minutes_at_most(tiny_clone: Path, tiny_module: Path, bu
     (tiny_module / "module.toml").write_text(f"{(tiny_module / 'module.toml').read_text()}budget = {budget}\n")
     with pytest.raises(BadModule, match="budget"):
         exercise.load(find_module(roadmap.load(tiny_clone), "redis/05"))
+
+
+CALLS_BACK = """
+    class Shop:
+        async def pay(self, charge):
+            await charge("ann")
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "verdict", "seen"),
+    [
+        ("assert type(cents) is int, 'no int'", Verdict.FAIL, "no int"),
+        ("raise LookupError(cents)", Verdict.FAIL, "your code raised LookupError"),
+    ],
+)
+def test_what_a_function_of_the_check_is_given_is_told_also_where_the_check_fails_otherwise(
+    graded: Graded, does: str, verdict: Verdict, seen: str
+) -> None:
+    checks = f"""
+        async def test_one(testbed):
+            async def charge(cents):
+                {does}
+
+            shop = await (await testbed.process("shop")).new("Shop")
+            await shop.pay(testbed.callback(charge))
+    """
+
+    judged = one(graded(checks, CALLS_BACK))
+
+    assert (judged.verdict, seen in judged.seen) == (verdict, True), judged

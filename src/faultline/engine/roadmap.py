@@ -31,11 +31,15 @@ class CompletedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     picture: _Text
 
 
-class _ModuleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    folder: _Folder
+class _ExerciseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    folder: _Slug  # a capstone's, in the topic's `exercises`
     title: _Text
     about: str = ""
     documents: tuple[_Document, ...] = ()
+
+
+class _ModuleEntry(_ExerciseEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    folder: _Folder
 
 
 class Module(_ModuleEntry, frozen=True, kw_only=True):
@@ -44,10 +48,6 @@ class Module(_ModuleEntry, frozen=True, kw_only=True):
     id: str
     path: Path
     built: bool
-
-
-class _CapstoneEntry(_ModuleEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    folder: _Slug  # in the topic's `exercises`
 
 
 class _TopicEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +64,7 @@ class _TopicEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     prerequisites: tuple[_Slug, ...] = ()
     components: tuple[_Slug, ...] = ()
     modules: tuple[_ModuleEntry, ...]
-    capstone: _CapstoneEntry | None = None
+    capstone: _ExerciseEntry | None = None
 
 
 class Topic(_TopicEntry, frozen=True, kw_only=True):
@@ -201,6 +201,6 @@ def _topic(entry: _TopicEntry, sandbox: Path) -> Topic:
     return Topic(**{**msgspec.structs.asdict(entry), "path": path, "modules": modules, "capstone": capstone})
 
 
-def _module(entry: _ModuleEntry, name: str, path: Path) -> Module:
+def _module(entry: _ExerciseEntry, name: str, path: Path) -> Module:
     built = (path / "module.toml").is_file()
     return Module(**msgspec.structs.asdict(entry), id=name, path=path, built=built)

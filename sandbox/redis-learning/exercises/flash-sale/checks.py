@@ -778,7 +778,8 @@ async def test_redis_may_die_at_any_request(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     early, other = await testbed.processes(2, "till")
     warm = await at(early, way, books, sale="warm", units=2)
-    for name in ("cat", "dog"):
+    joins = turns = 0
+    for name in ("cat", "dog"):  # the first makes connections and loads scripts
         joins = await requests_of(way, lambda name=name: warm.join(name))
     for _ in range(2):
         turns = await requests_of(way, lambda: works(warm))

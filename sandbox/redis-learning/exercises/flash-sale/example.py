@@ -103,7 +103,7 @@ async def sale(redis: Redis, books: psycopg.AsyncConnection, way: str) -> Seen:
     assert await worker(way, 0) == 0, "the last worker was to come to its end"
 
     async def count(sql: str) -> int:
-        row = await (await books.execute(sql)).fetchone()  # pyright: ignore[reportArgumentType] -- ours, all of them
+        row = await (await books.execute(sql.encode())).fetchone()
         return row[0] if row else 0
 
     return Seen(

@@ -7,7 +7,6 @@ looks for the first of these that has no answer yet, and takes a lease on that p
 import secrets
 from urllib.parse import quote
 
-from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
@@ -24,7 +23,7 @@ class NotInLine(Exception):
 class FlashSale:
     """One sale, seen from one process."""
 
-    def __init__(self, redis: Redis, payment, orders, *, sale, units, price, lease=30.0) -> None:
+    def __init__(self, redis, payment, orders, *, sale, units, price, lease=30.0) -> None:
         for wrong in (not sale, units < 1, price < 1, lease < 0.01):
             if wrong:
                 raise ValueError(sale, units, price, lease)

@@ -97,12 +97,10 @@ class FlashSale:
             return False
         entry, buyer = got[0].decode(), got[1].decode()
         key = f"{self.digest} {entry}"  # entries are unique in a stream, and streams in Redis
-        answer = "sold"
         try:
-            receipt = await self.payment.charge(key, buyer, self.price)
+            await self.orders.record(key, buyer, await self.payment.charge(key, buyer, self.price))
+            answer = "sold"
         except Declined:
             answer = "declined"
-        if answer == "sold":
-            await self.orders.record(key, buyer, receipt)
         await self.redis.eval(DONE, 3, self.line, self.answers, self.count, entry, buyer, answer)
         return True
