@@ -12,7 +12,7 @@ from faultline.engine.roadmap import Module
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "graders.md").read_text()
-BUILT = [module for module in roadmap.load(ROOT).modules if module.built]
+BUILT = [module for module in roadmap.load(ROOT).exercises if module.built]
 
 
 def cells(module: Module) -> list[str]:

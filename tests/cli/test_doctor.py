@@ -97,6 +97,14 @@ def test_a_topic_needs_the_sum_of_what_it_names(root: Path) -> None:
     assert (search.fetch, search.why_not, search.unknown) == (0, (), ())
 
 
+def test_a_capstone_needs_what_it_says_after_the_modules_of_its_topic(root: Path) -> None:
+    names = [need.name for need in needs(root, PRESENT, PLENTY) if need.built]
+    capstone = next(need for need in needs(root, PRESENT, PLENTY) if need.name == "redis/flash-sale")
+    assert capstone.built
+    assert capstone.components == ("redis", "postgres")
+    assert names.index("redis/flash-sale") > names.index("redis/06")
+
+
 def test_a_server_that_is_given_takes_nothing_of_this_machine(root: Path) -> None:
     offers = {**PRESENT, "redis": Given("address", "redis://127.0.0.1:1")}
     first = next(need for need in needs(root, offers, Room(0, 0)) if need.name == "redis/05")

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,3 +288,32 @@ def test_the_matrix_is_written_of_whole_proofs_only(lab: Lab, tiny_clone: Path) 
     page = (tiny_clone / "docs" / "graders.md").read_text()
     assert "| 1 of 1 accepted | 1 of 1 refused | 11 of 11 refused, 100.0%; 0 listed | 0 of 0 as recorded |" in page
     assert "0 of 4 runs, 0 of them on a busy machine" in page
+
+
+def test_a_capstone_is_handled_like_a_module(lab: Lab, tiny_clone: Path, tiny_module: Path) -> None:
+    capstone = tiny_clone / "sandbox" / "redis-learning" / "exercises" / "flash-sale"
+    shutil.copytree(tiny_module, capstone)
+    mine = tiny_clone / "workspace" / "redis-learning" / "exercises" / "flash-sale" / "counter.py"
+
+    assert "./lab check redis/flash-sale" in lab("start", "redis/flash-sale")[1]
+    assert lab("check", "flash-sale")[0] == 1
+    assert lab("solution", "redis/flash-sale", "--yes")[0] == 0
+    mine.write_text((capstone / "solution" / "counter.py").read_text())
+    code, out, _ = lab("check", "redis/flash-sale")
+    assert (code, "redis/flash-sale" in out) == (0, True)
+    for verb in ("read", "run", "hint"):
+        assert lab(verb, "redis/flash-sale")[0] == 0
+    assert lab("reset", "redis/flash-sale")[0] == 0
+    assert mine.read_text() == (capstone / "exercise" / "counter.py").read_text()
+    done = ProgressFile.of_clone(tiny_clone).read().of("redis/flash-sale")
+    assert (done.tries, done.hints, done.passed_at is None, done.solution_shown_at is None) == (2, 1, False, False)
+    assert re.search("✅ +redis/flash-sale .* passed, 2 tries", lab("roadmap", "redis")[1])
+    assert "105 modules: 1 built, 0 passed" in lab("roadmap")[1]
+
+    few = ("--kind", "starter", "--json")
+    proven = [json.loads(lab("verify", *what, *few)[1]) for what in (["redis/flash-sale"], ["redis"], [])]
+    assert [[proof["module"] for proof in proofs] for proofs in proven] == [
+        ["redis/flash-sale"],
+        ["redis/05", "redis/flash-sale"],
+        ["redis/05", "redis/flash-sale"],
+    ]

@@ -173,6 +173,31 @@ def test_json_says_what_the_tables_say(lab: Lab, root: Path) -> None:
     }
 
 
+def test_a_capstone_stands_after_the_modules_and_outside_the_sum(lab: Lab, root: Path) -> None:
+    capstone = root / "sandbox" / "redis-learning" / "exercises" / "flash-sale"
+    capstone.mkdir(parents=True)
+    (capstone / "module.toml").write_text("minutes = 120\n")
+    lines = lab("roadmap", "redis").splitlines()
+    places = [next(at for at, line in enumerate(lines) if name in line) for name in ("redis/08", "redis/flash-sale")]
+    assert places[1] == places[0] + 1
+    assert "8 modules: 1 built, 0 passed (0 %)." in lines
+    assert re.search("redis/flash-sale +Capstone: the flash sale +not started +120", lines[places[1]])
+
+    facts = json.loads(lab("roadmap", "redis", "--json"))
+    assert facts["capstone"]["id"] == "redis/flash-sale"
+    assert facts["totals"]["modules"] == len(facts["modules"]) == 8
+    assert json.loads(lab("roadmap", "saga", "--json"))["capstone"] is None
+
+
+def test_what_is_skipped_before_a_capstone_is_told_in_one_range(lab: Lab, root: Path) -> None:
+    (root / "sandbox" / "redis-learning" / "05-distributed-locks" / "module.toml").unlink()
+    resilience = root / "sandbox" / "resilience-patterns" / "01-the-problem"
+    resilience.mkdir(parents=True)
+    (resilience / "module.toml").write_text("minutes = 60\n")
+
+    assert "Skipped, not built yet: redis/01 to redis/08, redis/flash-sale." in lab("next")
+
+
 def test_a_wrong_use_is_refused_in_a_sentence(lab: Lab) -> None:
     with pytest.raises(UnknownName, match=r"did you mean redis\?"):
         lab("roadmap", "reddis")

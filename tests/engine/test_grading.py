@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from faultline.engine.grades import Grade
+from faultline.engine import exercise, roadmap
+from faultline.engine.errors import BadModule
+from faultline.engine.grades import Grade, request
+from faultline.engine.module_names import find_module
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import EXIT_CODES, Began, Ended, Judged, Verdict
 from faultline.engine.warm import WarmRunner
@@ -394,3 +397,51 @@ def test_a_run_with_too_many_processes_is_ended(graded: Graded) -> None:
     assert grade.ended
     assert grade.ended.trouble.endswith("processes, started by your code; its limit is 30")
     assert grade.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("budget", "limit"), [("", 12.0), ("budget = 24", 12.0), ("budget = 40", 20.0)])
+def test_a_check_may_take_half_of_a_larger_budget(
+    tiny_clone: Path, tiny_module: Path, budget: str, limit: float
+) -> None:
+    (tiny_module / "module.toml").write_text((tiny_module / "module.toml").read_text() + budget)
+    chosen = exercise.load(find_module(roadmap.load(tiny_clone), "redis/05"))
+
+    assert request(chosen, chosen.reference, tiny_clone).check_limit == limit
+
+
+@pytest.mark.parametrize("budget", ["121", "0"])
+def test_a_budget_is_two_minutes_at_most(tiny_clone: Path, tiny_module: Path, budget: str) -> None:
+    (tiny_module / "module.toml").write_text(f"{(tiny_module / 'module.toml').read_text()}budget = {budget}\n")
+    with pytest.raises(BadModule, match="budget"):
+        exercise.load(find_module(roadmap.load(tiny_clone), "redis/05"))
+
+
+CALLS_BACK = """
+    class Shop:
+        async def pay(self, charge):
+            await charge("ann")
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "verdict", "seen"),
+    [
+        ("assert type(cents) is int, 'no int'", Verdict.FAIL, "no int"),
+        ("raise LookupError(cents)", Verdict.FAIL, "your code raised LookupError"),
+    ],
+)
+def test_what_a_function_of_the_check_is_given_is_told_also_where_the_check_fails_otherwise(
+    graded: Graded, does: str, verdict: Verdict, seen: str
+) -> None:
+    checks = f"""
+        async def test_one(testbed):
+            async def charge(cents):
+                {does}
+
+            shop = await (await testbed.process("shop")).new("Shop")
+            await shop.pay(testbed.callback(charge))
+    """
+
+    judged = one(graded(checks, CALLS_BACK))
+
+    assert (judged.verdict, seen in judged.seen) == (verdict, True), judged

@@ -54,6 +54,15 @@ def kept(tmp_path: Path) -> ProgressFile:
     return ProgressFile.of_clone(tmp_path)
 
 
+def test_a_capstone_has_progress_like_a_module(kept: ProgressFile, tmp_path: Path) -> None:
+    kept.add([attempt(Outcome.PASSED, module="redis/flash-sale"), Started(module="redis/flash-sale", at=NOON)])
+    write_export(tmp_path / "mine.json", kept.records())
+
+    assert read_export(tmp_path / "mine.json") == kept.records()
+    done = kept.read().of("redis/flash-sale")
+    assert (done.tries, done.passed_at, done.started_at) == (1, NOON, NOON)
+
+
 def test_what_was_recorded_is_read_back(kept: ProgressFile) -> None:
     records = one_of_each()
 

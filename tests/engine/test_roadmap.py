@@ -28,7 +28,7 @@ def clone(root: Path, built: Collection[str] = ()) -> Roadmap:
     (root / "sandbox" / "learning-roadmap").mkdir(parents=True)
     shutil.copy(ROOT / "sandbox" / "roadmap.toml", root / "sandbox")
     shutil.copy(PAGE, root / "sandbox" / "learning-roadmap")
-    for module in load(root).modules:
+    for module in load(root).exercises:
         if module.id in built:
             module.path.mkdir(parents=True)
             (module.path / "module.toml").write_text("minutes = 60\n")
@@ -127,6 +127,7 @@ def test_a_module_is_built_when_its_folder_holds_a_module_toml(tmp_path: Path) -
         ("complexity = 2\nweeks", "complexity = 6\nweeks", "topics[0].complexity"),
         ('folder = "01-basic-operations"', 'folder = "1-basic"', "topics[0].modules[0].folder"),
         ('folder = "03-write-through-cache"', 'folder = "04-write-through-cache"', "not numbered 01, 02, 03"),
+        ('folder = "flash-sale"', 'folder = "../flash-sale"', "topics[0].capstone.folder"),
         ('id = "resilience"', 'id = "redis"', "'redis' is listed twice"),
         ('prerequisites = ["redis"]', 'prerequisites = ["saga"]', "'saga', which is no topic listed before it"),
         ("number = 3\n", "number = 4\n", "'observability' has number 4, but is the 3."),
@@ -185,7 +186,7 @@ def test_a_dot_means_the_working_directory(tmp_path: Path, monkeypatch: pytest.M
     assert find_module(load(ROOT), "../06-rate-limiting").id == "redis/06"
 
 
-@pytest.mark.parametrize("module", load(ROOT).modules, ids=lambda module: module.id)
+@pytest.mark.parametrize("module", load(ROOT).exercises, ids=lambda module: module.id)
 def test_every_module_is_found_by_its_id_and_its_path(module) -> None:
     roadmap = load(ROOT)
     assert find_module(roadmap, module.id) == module
@@ -296,9 +297,75 @@ def test_next_names_the_module_begun_last_before_any_other(tmp_path: Path) -> No
 
 
 def test_next_says_when_nothing_is_left(tmp_path: Path) -> None:
-    roadmap = clone(tmp_path, built=[module.id for module in load(ROOT).modules])
-    for step in next_modules(roadmap, passed(*(module.id for module in roadmap.modules))):
+    roadmap = clone(tmp_path, built=[module.id for module in load(ROOT).exercises])
+    for step in next_modules(roadmap, passed(*(module.id for module in roadmap.exercises))):
         assert (step.module, step.skipped) == (None, ())
+
+
+def with_capstones(root: Path, **folders: str) -> Roadmap:
+    """A clone in which these topics have these capstones, built, and no others; so is every module of theirs."""
+    clone(root)
+    path = root / "sandbox" / "roadmap.toml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("capstone = ")]
+    for topic, folder in folders.items():
+        head = lines.index(f'id = "{topic}"')
+        lines.insert(head + 1, f'capstone = {{ folder = "{folder}", title = "A sale" }}')
+    path.write_text("\n".join(lines))
+    for topic in folders:
+        for module in find_topic(load(root), topic).exercises:
+            module.path.mkdir(parents=True)
+            (module.path / "module.toml").write_text("minutes = 120\n")
+    return load(root)
+
+
+def test_a_capstone_is_an_exercise_that_is_not_counted(tmp_path: Path) -> None:
+    roadmap = with_capstones(tmp_path, redis="flash-sale", resilience="black-friday")
+
+    for topic, folder in (("redis", "flash-sale"), ("resilience", "black-friday")):
+        capstone = find_module(roadmap, folder)
+        assert capstone is find_topic(roadmap, topic).capstone
+        assert (capstone.id, capstone.built, minutes(capstone)) == (f"{topic}/{folder}", True, 120)
+        assert capstone.path == find_topic(roadmap, topic).path / "exercises" / folder
+    assert find_topic(roadmap, "saga").capstone is None
+    assert (len(roadmap.modules), len(roadmap.exercises)) == (105, 107)
+    everything = passed(*(one.id for one in roadmap.exercises))
+    assert (totals(roadmap, everything).modules, totals(roadmap, everything).built) == (105, 16)
+    assert totals(find_topic(roadmap, "redis"), everything).passed == 8
+    without = passed(*every("redis", roadmap))
+    assert topic_status(find_topic(roadmap, "redis"), without) is TopicStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "redis/flash-sale",
+        "redis flash-sale",
+        "flash-sale",
+        "1/flash-sale",
+        "redis-learning/flash-sale",
+        "sandbox/redis-learning/exercises/flash-sale",
+        "workspace/redis-learning/exercises/flash-sale/flash_sale.py",
+    ],
+)
+def test_a_capstone_is_found_by_any_of_its_names(name: str) -> None:
+    assert find_module(load(ROOT), name).id == "redis/flash-sale"
+
+
+def test_a_capstone_with_a_number_in_its_name_is_no_module(tmp_path: Path) -> None:
+    roadmap = with_capstones(tmp_path, redis="99-sales")
+    assert find_module(roadmap, "redis/99-sales").id == "redis/99-sales"
+    assert find_module(roadmap, "redis/08").id == "redis/08"
+
+
+def test_next_leads_to_the_capstone_after_the_modules_and_before_the_next_topic(tmp_path: Path) -> None:
+    roadmap = with_capstones(tmp_path, redis="flash-sale", resilience="black-friday")
+    done = every("redis", roadmap)
+
+    step = next_modules(roadmap, passed(*done))[0]
+    assert (step.command, step.skipped) == ("./lab start redis/flash-sale", ())
+    begun = Progress({**passed(*done).modules, **tried("redis/flash-sale").modules})
+    assert next_modules(roadmap, begun)[0].command == "./lab check redis/flash-sale"
+    assert next_modules(roadmap, passed(*done, "redis/flash-sale"))[0].command == "./lab start resilience/01"
 
 
 def statuses_on(page: str) -> list[str]:

@@ -40,9 +40,9 @@ class Need:
 
 
 def needs(root: Path, offers: Mapping[str, Offer], room: Room) -> list[Need]:
-    """Of every built module, then of every topic of which something is not built; in the roadmap's order."""
+    """Of each built module and capstone, then of each topic with a module that is not built; in the roadmap's order."""
     roadmap = load(root)
-    built = [module for module in roadmap.modules if module.built]
+    built = [module for module in roadmap.exercises if module.built]
     planned = [topic for topic in roadmap.topics if not all(module.built for module in topic.modules)]
     return [
         *(_need(module.id, exercise.load(module).toml.components, offers, room, built=True) for module in built),

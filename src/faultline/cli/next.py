@@ -50,7 +50,7 @@ def _ranges(modules: tuple[Module, ...]) -> str:
     runs: list[list[Module]] = []
     for module in modules:
         topic, number = module.id.split("/")
-        if runs and runs[-1][-1].id == f"{topic}/{int(number) - 1:02}":
+        if runs and number.isdecimal() and runs[-1][-1].id == f"{topic}/{int(number) - 1:02}":
             runs[-1].append(module)
         else:
             runs.append([module])

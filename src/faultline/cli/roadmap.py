@@ -72,6 +72,7 @@ def topic_facts(topic: Topic, progress: Progress) -> dict[str, object]:
         "prerequisites": list(topic.prerequisites),
         "totals": _totals_facts(totals(topic, progress)),
         "modules": [_module_facts(module, progress) for module in topic.modules],
+        "capstone": topic.capstone and _module_facts(topic.capstone, progress),
     }
 
 
@@ -149,7 +150,7 @@ def _tracker_row(topic: Topic, progress: Progress) -> list[str]:
 
 def _topic_lines(topic: Topic, progress: Progress, root: Path) -> list[str]:
     rows = [["", "Module", "Title", "State", "Minutes"]]
-    rows += [_module_row(module, progress) for module in topic.modules]
+    rows += [_module_row(module, progress) for module in topic.exercises]
     facts = [_PRIORITY[topic.priority], "⭐" * topic.complexity, _weeks(topic), _after(topic)]
     return [
         f"{topic.number}. {topic.title}",

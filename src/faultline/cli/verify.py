@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     if args.json:
         print(json.dumps([proof.facts() for proof in proofs], indent=2))
     if args.write:
-        write_page(root, proofs, memory, others=[one.id for one in known.modules if one.built and one not in modules])
+        write_page(root, proofs, memory, others=[one.id for one in known.exercises if one.built and one not in modules])
     return 0 if all(proof.holds for proof in proofs) else 1
 
 
@@ -65,7 +65,7 @@ def _count(text: str) -> int:
 
 
 def _built(known: Roadmap, what: str | None) -> Sequence[Module]:
-    chosen = known.modules if what is None else _named(known, what)
+    chosen = known.exercises if what is None else _named(known, what)
     if built := [module for module in chosen if module.built]:
         return built
     raise NotBuilt(f"nothing of {what or 'the roadmap'} is built yet, so there is nothing to verify")
@@ -73,7 +73,7 @@ def _built(known: Roadmap, what: str | None) -> Sequence[Module]:
 
 def _named(known: Roadmap, what: str) -> Sequence[Module]:
     if what in {topic.id for topic in known.topics}:
-        return find_topic(known, what).modules
+        return find_topic(known, what).exercises
     return [find_module(known, what)]
 
 

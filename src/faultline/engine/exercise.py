@@ -39,7 +39,7 @@ class ModuleToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[_Text, ...], msgspec.Meta(min_length=1)
     ]  # of the exercise; the first is the one that checks load
     example: dict[str, Annotated[int, msgspec.Meta(ge=1, le=9)]] = {}  # how many of which component it needs
-    budget: float = 20.0  # seconds that all checks may take together
+    budget: Annotated[float, msgspec.Meta(gt=0, le=120)] = 20.0  # seconds that all checks may take together
     outsiders: tuple[Outsider, ...] = ()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from faultline.engine.exercise import Exercise
 from faultline.engine.progress import Attempt, Outcome
 from faultline.engine.run_folders import run_folder
-from faultline.engine.run_request import RunRequest
+from faultline.engine.run_request import CHECK_LIMIT, RunRequest
 from faultline.engine.verdicts import Began, Ended, Event, Judged, Verdict, overall
 
 _OUTCOMES = {
@@ -33,6 +33,7 @@ def request(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         only=list(only),
         limit=max(90.0, 6 * exercise.toml.budget),
+        check_limit=max(CHECK_LIMIT, exercise.toml.budget / 2),  # one of a capstone may take longer than a module's
     )
 
 

@@ -26,7 +26,7 @@ from faultline.engine.blame import unusable
 from faultline.engine.readable import readable
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
-from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, Vacuous, timeline
+from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, TestbedError, timeline
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.speed import contention
 from faultline.testbed.testbed import Solution
@@ -262,13 +262,16 @@ def _hung(testbed: Testbed, limit: float, places: dict[str, str], verdict: Verdi
 
 
 def _known(error: BaseException, testbed: Testbed) -> BaseException:
-    """The error, or that it says nothing: a fault was off. What entries of the history show stands all the same."""
+    """The error, or what says more: a fault was off, or a function of the check saw what it must not be given.
+
+    What entries of the history show stands all the same.
+    """
     if isinstance(error, Broken) and error.witness:
         return error
     try:
         testbed.prove_faults_met()
-    except Vacuous as vacuous:
-        return vacuous
+    except (TestbedError, AssertionError) as more:
+        return more
     return error
 
 

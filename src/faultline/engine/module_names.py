@@ -9,15 +9,19 @@ from faultline.engine.roadmap import Module, Roadmap, Topic
 
 _SEPARATORS = re.compile(r"[/\\\s]+")
 _JOINED = re.compile(r"(.+?)[-_.:#]?(\d{1,2})")  # redis05, redis-5, 1.5
+_NUMBERED = re.compile(r"(\d\d)-(.+)")  # a module's folder; a capstone's has no number
+_CAPSTONES = "exercises"  # the folder of a topic that its capstone is in
 
 
 def find_module(roadmap: Roadmap, name: str) -> Module:
     """The module meant by `redis/5`, `redis/05-distributed-locks`, `1.5`, `distributed-locks` or a path.
 
+    A topic's capstone is meant by `redis/flash-sale`, `flash-sale` or a path.
+
     Raises `UnknownName` with the nearest names. A name that starts with a dot is a path from the working
     directory.
     """
-    parts = _parts(name)
+    parts = [part for part in _parts(name) if part != _CAPSTONES]
     for before in range(len(parts) - 1, -1, -1):  # the last match: a clone may lie in a folder called redis/05
         module = _module(roadmap, parts[before], parts[before + 1 : before + 2])
         if module:
@@ -61,19 +65,25 @@ def _module(roadmap: Roadmap, first: str, rest: list[str]) -> Module | None:
     for left, right in pairs:
         for topic in roadmap.topics:
             if left in _topic_names(topic):
-                return next((module for module in topic.modules if _is_called(module, right)), None)
+                return next((module for module in topic.exercises if _is_called(module, right)), None)
     return None
 
 
 def _is_called(module: Module, name: str) -> bool:
-    number, _, slug = module.folder.partition("-")
-    return name in {module.folder, slug} or (name.isdecimal() and int(name) == int(number))
+    numbered = _NUMBERED.fullmatch(module.folder)
+    return name in _names(module) or (numbered is not None and name.isdecimal() and int(name) == int(numbered[1]))
+
+
+def _names(module: Module) -> set[str]:
+    """The folder's name, with its number and without."""
+    numbered = _NUMBERED.fullmatch(module.folder)
+    return {module.folder, numbered[2]} if numbered else {module.folder}
 
 
 def _by_slug(roadmap: Roadmap, name: str, parts: list[str]) -> Module:
     """The only module whose folder is called like the last part."""
     last = parts[-1] if parts else ""
-    found = [module for module in roadmap.modules if last in {module.folder, module.folder[3:]}]
+    found = [module for module in roadmap.exercises if last in _names(module)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -82,13 +92,13 @@ def _by_slug(roadmap: Roadmap, name: str, parts: list[str]) -> Module:
     if topic and not last.isdecimal():
         ends = f"{topic.modules[0].id} to {topic.modules[-1].id}"
         raise UnknownName(f"{name!r} is a topic; name a module of it, {ends}")
-    names = {spelling: module.id for module in roadmap.modules for spelling in _spellings(module)}
+    names = {spelling: module.id for module in roadmap.exercises for spelling in _spellings(module)}
     raise UnknownName(f"there is no module {name!r}; {_nearest(name, names, '`./lab roadmap` lists the topics')}")
 
 
 def _spellings(module: Module) -> tuple[str, ...]:
     topic = module.id.partition("/")[0]
-    return (module.id, f"{topic}/{module.folder}", module.folder, module.folder[3:])
+    return (module.id, f"{topic}/{module.folder}", *_names(module))
 
 
 def _all_topic_names(roadmap: Roadmap) -> dict[str, str]:

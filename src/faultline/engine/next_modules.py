@@ -36,13 +36,13 @@ def next_modules(roadmap: Roadmap, progress: Progress) -> tuple[NextModule, ...]
     """The next module of each track, back end first.
 
     What the learner began last and has not passed comes first. After that: topics after their prerequisites,
-    by priority and then by number, and their modules in order. Modules that are not built are skipped.
+    by priority and then by number, and their modules in order, a capstone last. What is not built is skipped.
     """
     return tuple(_next(roadmap, progress, track) for track in TRACKS)
 
 
 def _next(roadmap: Roadmap, progress: Progress, track: Track) -> NextModule:
-    ordered = [module for topic in _in_order(roadmap, track) for module in topic.modules]
+    ordered = [module for topic in _in_order(roadmap, track) for module in topic.exercises]
     open_modules = [module for module in ordered if _is_open(module, progress)]
     begun = [module for module in open_modules if progress.of(module.id).begun]
     if begun:

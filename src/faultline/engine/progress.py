@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from msgspec import Meta
 
-ModuleId = Annotated[str, Meta(pattern=r"^[a-z0-9-]+/\d\d$")]
+ModuleId = Annotated[str, Meta(pattern=r"^[a-z0-9-]+/(\d\d|[a-z][a-z0-9-]*)$")]  # a module's, or a capstone's
 Instant = Annotated[datetime, Meta(tz=True)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0)]

@@ -31,15 +31,19 @@ class CompletedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     picture: _Text
 
 
-class _ModuleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    folder: _Folder
+class _ExerciseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    folder: _Slug  # a capstone's, in the topic's `exercises`
     title: _Text
     about: str = ""
     documents: tuple[_Document, ...] = ()
 
 
+class _ModuleEntry(_ExerciseEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    folder: _Folder
+
+
 class Module(_ModuleEntry, frozen=True, kw_only=True):
-    """One module of the roadmap, whether its folder is there yet or not."""
+    """One module of the roadmap, or a topic's capstone, which has its shape; whether the folder is there yet or not."""
 
     id: str
     path: Path
@@ -60,6 +64,7 @@ class _TopicEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     prerequisites: tuple[_Slug, ...] = ()
     components: tuple[_Slug, ...] = ()
     modules: tuple[_ModuleEntry, ...]
+    capstone: _ExerciseEntry | None = None
 
 
 class Topic(_TopicEntry, frozen=True, kw_only=True):
@@ -67,6 +72,12 @@ class Topic(_TopicEntry, frozen=True, kw_only=True):
 
     path: Path
     modules: tuple[Module, ...]
+    capstone: Module | None = None
+
+    @property
+    def exercises(self) -> tuple[Module, ...]:
+        """The modules, and the capstone after them: all that can be started and graded."""
+        return (*self.modules, self.capstone) if self.capstone else self.modules
 
 
 class Timeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,8 +96,13 @@ class Roadmap(msgspec.Struct, frozen=True):
 
     @property
     def modules(self) -> tuple[Module, ...]:
-        """Every module, in the roadmap's order."""
+        """Every module, in the roadmap's order; what is counted and planned."""
         return tuple(module for topic in self.topics for module in topic.modules)
+
+    @property
+    def exercises(self) -> tuple[Module, ...]:
+        """Every module, and each topic's capstone after its modules."""
+        return tuple(module for topic in self.topics for module in topic.exercises)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,10 +195,12 @@ def _wrong_week(file: _File) -> str | None:
 
 def _topic(entry: _TopicEntry, sandbox: Path) -> Topic:
     path = sandbox / entry.folder
-    modules = tuple(_module(module, entry.id, path / module.folder) for module in entry.modules)
-    return Topic(**{**msgspec.structs.asdict(entry), "path": path, "modules": modules})
+    modules = tuple(_module(one, f"{entry.id}/{one.folder[:2]}", path / one.folder) for one in entry.modules)
+    last = entry.capstone
+    capstone = last and _module(last, f"{entry.id}/{last.folder}", path / "exercises" / last.folder)
+    return Topic(**{**msgspec.structs.asdict(entry), "path": path, "modules": modules, "capstone": capstone})
 
 
-def _module(entry: _ModuleEntry, topic: str, path: Path) -> Module:
+def _module(entry: _ExerciseEntry, name: str, path: Path) -> Module:
     built = (path / "module.toml").is_file()
-    return Module(**msgspec.structs.asdict(entry), id=f"{topic}/{entry.folder[:2]}", path=path, built=built)
+    return Module(**msgspec.structs.asdict(entry), id=name, path=path, built=built)

@@ -2,6 +2,8 @@
 
 import msgspec
 
+CHECK_LIMIT = 12.0  # seconds for a check, unless its module states a budget of more than twice that
+
 
 class RunRequest(msgspec.Struct, frozen=True):
     """What to grade, and how."""
@@ -16,5 +18,5 @@ class RunRequest(msgspec.Struct, frozen=True):
     until_failure: bool = False  # in the order of `only`, verdicts as they come, and no more after the first `fail`
     limit: float = 120.0  # seconds for the whole run
     process_limit: int = 1024  # at once; a learner's process is ended far earlier, by the nursery
-    check_limit: float = 12.0  # seconds after which a check that still runs is a hang
+    check_limit: float = CHECK_LIMIT  # seconds after which a check that still runs is a hang
     broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share
