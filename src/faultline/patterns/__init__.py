@@ -8,6 +8,7 @@ from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailabl
 from faultline.patterns.fence import Fence
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
+from faultline.patterns.sessions import Session, SessionStore
 
 __all__ = [
     "DistributedLock",
@@ -17,4 +18,6 @@ __all__ = [
     "LockLost",
     "LockUnavailable",
     "PatternError",
+    "Session",
+    "SessionStore",
 ]
