@@ -13,7 +13,7 @@ from faultline.patterns.lock_scripts import Script
 NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
 
 FIND = f"""
--- KEYS session; ARGV digest of the secret, idle ttl in ms, …; answers nil unless the session is there and the secret right
+-- KEYS session; ARGV digest of the secret, idle ttl in ms, …; answers nil if it is not there or the secret is wrong
 local kept = redis.call('HMGET', KEYS[1], 'secret', 'end')
 if kept[1] ~= ARGV[1] then return nil end
 {NOW}

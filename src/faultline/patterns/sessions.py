@@ -32,8 +32,8 @@ and one set for each user; both expire by themselves.
   use `noeviction`, or `volatile-ttl` knowingly.
 - Cluster: the scripts name keys that they do not declare; one server only.
 
-Sources: *Session Management Cheat Sheet* (OWASP); Arciszewski, *Split Tokens* (2017), for an id of a public and a secret
-part; RFC 6265 for what a cookie may hold.
+Sources: *Session Management Cheat Sheet* (OWASP); Arciszewski, *Split Tokens* (2017), for an id of a public and a
+secret part; RFC 6265 for what a cookie may hold.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING
 from faultline.patterns.session_scripts import CREATE, LIST, LOAD, REVOKE, REVOKE_ALL, ROTATE, UPDATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -82,9 +82,7 @@ class SessionStore:
     The client is the caller's: with `decode_responses` or without.
     """
 
-    def __init__(
-        self, redis: Redis, idle_ttl: float, absolute_ttl: float, *, prefix: str = "session"
-    ) -> None:
+    def __init__(self, redis: Redis, idle_ttl: float, absolute_ttl: float, *, prefix: str = "session") -> None:
         """Check the arguments; talk to no server yet.
 
         `idle_ttl`, `absolute_ttl`: seconds, to the millisecond; either may be the shorter one. `prefix`: what all its
@@ -102,7 +100,8 @@ class SessionStore:
     async def create(self, user_id: str, /, **fields: str) -> Session:
         """A new session with these fields; each is text under any name. Raises `ValueError` for no user, or no text."""
         index = self._index(user_id)
-        written = [word for name, value in fields.items() for word in (f".{name}", _text(name, value))]
+        _require_text(fields)
+        written = [word for name, value in fields.items() for word in (f".{name}", value)]
         handle, secret = secrets.token_urlsafe(HANDLE_BYTES), secrets.token_urlsafe(SECRET_BYTES)
         who = (self._one, handle, user_id, _digest(secret))
         await CREATE.run(self._redis, (self._one + handle, index), *who, self._idle, self._absolute, *written)
@@ -117,9 +116,10 @@ class SessionStore:
 
         A use, also without fields. Raises `ValueError` and changes nothing for a value that is neither text nor None.
         """
+        _require_text({name: value for name, value in fields.items() if value is not None})
         changes: list[str] = []
         for name, value in fields.items():
-            changes += (f".{name}", "" if value is None else f"={_text(name, value)}")
+            changes += (f".{name}", "" if value is None else f"={value}")
         found = ID.fullmatch(session_id)
         if not found:
             return False
@@ -157,10 +157,13 @@ class SessionStore:
         found = ID.fullmatch(session_id)
         if not found:
             return None
-        handle, secret = found.groups()
-        digests = (_digest(secret), self._idle, *([_digest(new_secret)] if new_secret else []))
+        handle, secret = found[1], found[2]
+        digests = [_digest(secret), str(self._idle), *([_digest(new_secret)] if new_secret else [])]
         answer = await script.ask(self._redis, (self._one + handle,), *digests)
-        return None if answer is None else _session(handle, *answer, f"{handle}.{new_secret or secret}")
+        if answer is None:
+            return None
+        left, flat = answer
+        return _session(handle, left, flat, f"{handle}.{new_secret or secret}")
 
     def _index(self, user_id: str) -> str:
         if not user_id:
@@ -168,10 +171,10 @@ class SessionStore:
         return self._of + user_id
 
 
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"field {name!r} is {value!r}: a field is text; turn it into text, and back, yourself")
-    return value
+def _require_text(fields: Mapping[str, object]) -> None:
+    others = sorted(name for name, value in fields.items() if not isinstance(value, str))
+    if others:
+        raise ValueError(f"{', '.join(others)}: a field is text; turn it into text, and back, yourself")
 
 
 def _digest(secret: str) -> str:

@@ -275,9 +275,7 @@ class Testbed:
 
     # -- the learner's code --------------------------------------------------------------------------------------
 
-    async def process(
-        self, name: str, *, clock_offset: float = 0.0, foreseeable: bool = False
-    ) -> LearnerProcess:
+    async def process(self, name: str, *, clock_offset: float = 0.0, foreseeable: bool = False) -> LearnerProcess:
         """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds.
 
         Two `foreseeable` ones do the same by chance: their `random` begins alike, and their wall clock stands still.

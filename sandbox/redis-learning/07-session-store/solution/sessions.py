@@ -114,10 +114,10 @@ class SessionStore:
 
     async def update(self, session_id: str, /, **fields: str | None) -> bool:
         """Set these fields and leave the others; None takes a field away."""
+        if not all(isinstance(value, str | None) for value in fields.values()):
+            raise ValueError("a field is text, or None to take it away")
         changes: list[str] = []
         for name, value in fields.items():
-            if not isinstance(value, str | None):
-                raise ValueError(f"{name} is {value!r}, not text")
             changes += [f".{name}", "" if value is None else f"={value}"]
         _, answer = await self._use(UPDATE, session_id, *changes)
         return answer is not None
