@@ -115,6 +115,8 @@ async def test_logs_in_and_out(testbed: Testbed) -> None:
             assert LETTERS.fullmatch(text), f"the {what} {text!r} has letters that a cookie cannot have, or too many"
         assert made.id != made.handle, "the handle of a new session is its id"
         as_promised(made, handle=made.handle, fields={}, ends_in=60.0, what="a new session")
+        shown = await made.process.request(made.ref, "__repr__", (), {})
+        assert without(made.id, made.handle) not in shown, f"the secret is in the session's repr: {shown}"
     assert laptop.id != phone.id, "two sessions have one id"
     assert laptop.handle != phone.handle, "two sessions have one handle"
 
@@ -130,13 +132,15 @@ async def test_logs_in_and_out(testbed: Testbed) -> None:
     first, second = await there.revoke(laptop.id), await here.revoke(laptop.id)
     assert (first, second) == (True, False), f"revoked twice, it said {first}, then {second}; promised is True, False"
     await gone(here, laptop.id, "the session was revoked")
+    told = await update(here, laptop.id, {"theme": "dark"}), await there.rotate(laptop.id)
+    assert told == (False, None), f"of a session that was revoked update and rotate say {told}; promised is False, None"
     await opened(here, phone.id, "another session was revoked, and this one was not")
     ended = await here.revoke_all(ANN), await there.revoke_all(ANN)
     assert ended == (1, 0), f"of one session revoke_all said {ended[0]} are ended, and then {ended[1]}"
     await gone(there, phone.id, "all sessions of ann were revoked")
     assert not await listed(here), "all sessions of ann were revoked, and list still shows some"
-    brief = await (await store(here.process, redis, idle=60.0, absolute=5.0)).create("bob")
-    as_promised(brief, user_id="bob", handle=brief.handle, fields={}, ends_in=5.0, what="at most 5 s old, a session")
+    brief = await (await store(here.process, redis, idle=60.0, absolute=50.0)).create("bob")
+    as_promised(brief, user_id="bob", handle=brief.handle, fields={}, ends_in=50.0, what="at most 50 s old, a session")
 
 
 def as_promised(
@@ -951,6 +955,36 @@ async def test_clocks_do_not_matter(testbed: Testbed) -> None:
         await gone(here, made.id, f"{where} was revoked there")
 
 
+async def test_other_ttls_do_not_change_its_end(testbed: Testbed) -> None:
+    """A session keeps the absolute end that it was created with, whatever ttls the store has that uses it.
+
+    Of that store it gets the idle time.
+
+    Look: which of the two ends is written down, and which is computed by whoever uses the session.
+    """
+    redis = await testbed.redis()
+    old, new = await testbed.processes(2, "shop")
+    calm, hasty = await store(old, redis), await store(new, redis, idle=30.0, absolute=0.3)
+
+    long, short = await calm.create(ANN), await hasty.create("bob")
+    seen = await loaded(calm, short.id)
+    if seen is None and testbed.history.now() < asked(short) + 0.3 - EXACT:
+        raise Broken("a session that may be 0.3 s old has ended before that, when a store with longer ttls used it")
+    await wait_until(testbed, answered(short) + 0.3 + EXACT, "the session was too old")
+    await gone(calm, short.id, "the session could be 0.3 s old and is older; it was used through a store with more")
+
+    for using in (hasty.load, hasty.rotate, hasty.load):
+        seen = await using(long.id)
+        assert isinstance(seen, Remote), (
+            "a session of 600 s is used through a store with an absolute_ttl of 0.3 s: None"
+        )
+        as_promised(seen, handle=long.handle, fields={}, ends_in=30.0, what="used through another store, the session")
+        long = seen
+    await wait_until(testbed, answered(long) + 0.3 + EXACT, "the other store's absolute_ttl had gone by")
+    seen = await opened(calm, long.id, "a session of 600 s was used through a store with an absolute_ttl of 0.3 s")
+    as_promised(seen, handle=long.handle, fields={}, ends_in=60.0, what="used through its own store again, the session")
+
+
 async def test_the_list_lives_as_long_as_they(testbed: Testbed) -> None:
     """As long as a session lives it is in the list and within reach of `revoke_all`.
 
@@ -963,7 +997,7 @@ async def test_the_list_lives_as_long_as_they(testbed: Testbed) -> None:
     for round_, idle in enumerate((0.4, 0.8, 1.6)):  # longer ones for a machine that is too slow for short ones
         user = f"ann-{round_}"
         busy, calm = await store(shop, redis, idle=idle), await store(shop, redis)
-        hasty = await store(shop, redis, idle=0.5 * idle, absolute=0.5 * idle)
+        hasty = await store(shop, redis, idle=0.3 * idle, absolute=0.5 * idle)
         idler, used = await calm.create(user), await busy.create(user)
         short = await hasty.create(user)
         last = used
@@ -975,19 +1009,20 @@ async def test_the_list_lives_as_long_as_they(testbed: Testbed) -> None:
             last = found
         else:
             found = last
+        newcomer = await calm.create(user)
         shown = await listed(calm, user)
         if testbed.history.now() > asked(last) + idle - EXACT:
             continue
         assert found is not None, "a session that was used all the time has ended"
         assert short.handle not in shown, "a session that has ended is in the list"
-        assert set(shown) == {idler.handle, used.handle}, (
-            f"two sessions of the user live, one since it is used; list shows {len(shown)}"
+        assert set(shown) == {idler.handle, used.handle, newcomer.handle}, (
+            f"three sessions of the user live, one of them since it is used; list shows {len(shown)}"
         )
         ended = await calm.revoke_all(user)
         if testbed.history.now() > asked(last) + idle - EXACT:
             continue
-        assert ended == 2, f"two sessions of the user live, one since it is used; revoke_all has ended {ended}"
-        for one in (idler, used):
+        assert ended == 3, f"three sessions of the user live, one since it is used; revoke_all has ended {ended}"
+        for one in (idler, used, newcomer):
             await gone(calm, one.id, "all sessions of the user were revoked")
         return
     raise TestbedError("this machine is too slow for a few calls within 1 s; close what you can and check again")

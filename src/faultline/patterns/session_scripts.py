@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from faultline.patterns.lock_scripts import Script
 
-NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
-
-FIND = f"""
+FIND = """
 -- KEYS session; ARGV digest of the secret, idle ttl in ms, …; answers nil if it is not there or the secret is wrong
 local kept = redis.call('HMGET', KEYS[1], 'secret', 'end')
 if kept[1] ~= ARGV[1] then return nil end
-{NOW}
-local left = math.min(ARGV[2], kept[2] - now)
 """
-GIVE = """
+USE = """
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIREAT', KEYS[1], kept[2], 'LT')
+"""
+GIVE = f"""
 local all = redis.call('HGETALL', KEYS[1])  -- before the expiry, which deletes a session that ends right now
-redis.call('PEXPIRE', KEYS[1], left)
-return {left, all}
+{USE}
+return {{math.max(redis.call('PTTL', KEYS[1]), 0), all}}
 """
 
 LOAD = Script(FIND + GIVE)
@@ -38,24 +38,25 @@ for i = 3, #ARGV, 2 do
     if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[1], ARGV[i])
     else redis.call('HSET', KEYS[1], ARGV[i], string.sub(ARGV[i + 1], 2)) end
 end
-redis.call('PEXPIRE', KEYS[1], left)
+{USE}
 return 1
 """)
 
-CREATE = Script(f"""
+CREATE = Script("""
 -- KEYS session index; ARGV prefix, handle, user, digest, idle ttl, absolute ttl in ms; then fields and values
 local handles = redis.call('SMEMBERS', KEYS[2])
 for _, handle in ipairs(handles) do  -- whoever logs in tidies up
     if redis.call('EXISTS', ARGV[1] .. handle) == 0 then redis.call('SREM', KEYS[2], handle) end
 end
-{NOW}
-local idle, absolute = tonumber(ARGV[5]), tonumber(ARGV[6])
-redis.call('HSET', KEYS[1], 'user', ARGV[3], 'secret', ARGV[4], 'end', now + absolute)
+redis.call('HSET', KEYS[1], 'user', ARGV[3], 'secret', ARGV[4])
 for i = 7, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('PEXPIRE', KEYS[1], math.min(idle, absolute))
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('HSET', KEYS[1], 'end', redis.call('PEXPIRETIME', KEYS[1]))
+redis.call('PEXPIRE', KEYS[1], ARGV[5], 'LT')
 redis.call('SADD', KEYS[2], ARGV[2])
 -- as long as the longest session in it, whatever the ttls of the store that adds to it
-if redis.call('PTTL', KEYS[2]) < absolute then redis.call('PEXPIRE', KEYS[2], absolute) end
+redis.call('PEXPIRE', KEYS[2], ARGV[6], 'NX')
+redis.call('PEXPIRE', KEYS[2], ARGV[6], 'GT')
 return 1
 """)
 

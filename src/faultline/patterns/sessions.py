@@ -72,7 +72,7 @@ class Session:
     fields: dict[str, str]
     ends_in: float
     """Seconds until it ends if nobody uses it again."""
-    id: str = field(default="", repr=False)
+    id: str = field(repr=False)
     """The secret; "" in what `list` gives. Not in its text, which ends up in logs."""
 
 
@@ -151,7 +151,7 @@ class SessionStore:
     async def list(self, user_id: str) -> builtins.list[Session]:
         """The user's sessions, in any order, without ids; looking at them is no use of them."""
         found = await LIST.ask(self._redis, (self._index(user_id),), self._one)
-        return [_session(_word(handle), left, flat) for handle, left, flat in found]
+        return [_session(_word(handle), left, flat, "") for handle, left, flat in found]
 
     async def _use(self, script: Script, session_id: str, new_secret: str = "") -> Session | None:
         found = ID.fullmatch(session_id)
@@ -186,7 +186,7 @@ def _word(word: bytes | str) -> str:
     return word.decode() if isinstance(word, bytes) else word
 
 
-def _session(handle: str, left: int, flat: Sequence[bytes | str], session_id: str = "") -> Session:
+def _session(handle: str, left: int, flat: Sequence[bytes | str], session_id: str) -> Session:
     words = [_word(word) for word in flat]
     kept = dict(zip(words[::2], words[1::2], strict=True))
     fields = {name[1:]: value for name, value in kept.items() if name.startswith(".")}

@@ -10,14 +10,14 @@ INSTANT = 1_700_000_000.0  # seconds since 1970
 
 
 def make_foreseeable() -> None:
-    """Let every generator of `random` begin alike, and the wall clock stand still; for this process, and for good.
+    """Let every generator of `random` begin alike, however it is seeded, and the wall clock stand still.
 
-    `random.SystemRandom`, `secrets` and `os.urandom` stay as they are.
+    For this process, and for good. `random.SystemRandom`, `secrets` and `os.urandom` stay as they are.
     """
     seed = random.Random.seed
 
-    def seed_alike(self: random.Random, a: Any = None, version: int = 2) -> None:
-        seed(self, SEED if a is None else a, version)
+    def seed_alike(self: random.Random, _a: Any = None, _version: int = 2) -> None:
+        seed(self, SEED)
 
     random.Random.seed = seed_alike  # type: ignore[method-assign] # also for generators of the solution's own
     shared = random.seed.__self__  # type: ignore[attr-defined] # a method of the generator that all functions share

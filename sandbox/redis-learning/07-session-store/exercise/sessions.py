@@ -40,7 +40,7 @@ Cost
     a connection says at its beginning does not count, nor does the first call of each kind (which may have to bring a
     script to the server). Nothing looks through all keys (`KEYS`, `SCAN`).
 What is kept
-    Every key expires by itself, at most one second after the longest `absolute_ttl` in use has gone by without another
+    Every key expires by itself, at most one second after the longest of the ttls in use has gone by without another
     call. A user's next `create` leaves nothing of sessions of theirs that have expired.
 """
 
@@ -59,8 +59,8 @@ class Session:
     fields: dict[str, str]
     ends_in: float
     """Seconds until it ends if nobody uses it again."""
-    id: str = field(default="", repr=False)
-    """The secret; "" in what `list` gives. Not in its text, which ends up in logs."""
+    id: str = field(repr=False)
+    """The secret; "" in what `list` gives. Not in the session's `repr`, which ends up in logs."""
 
 
 class SessionStore:

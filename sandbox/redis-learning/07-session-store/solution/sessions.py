@@ -14,16 +14,23 @@ local kept = redis.call('HMGET', KEYS[1], 'secret', 'end')
 if kept[1] ~= ARGV[1] then
     return nil
 end
-local time = redis.call('TIME')
-local left = math.min(ARGV[2], kept[2] - time[1] * 1000 - math.floor(time[2] / 1000))
 """
-GIVE = """
+USE = """
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIREAT', KEYS[1], kept[2], 'LT')
+"""
+# Read before the expiry is set: a session that ends right now is deleted by that.
+LOAD = f"""{FIND}
 local all = redis.call('HGETALL', KEYS[1])
-redis.call('PEXPIRE', KEYS[1], left)
-return {left, all}
+{USE}
+return {{redis.call('PTTL', KEYS[1]), all}}
 """
-LOAD = FIND + GIVE
-ROTATE = FIND + "redis.call('HSET', KEYS[1], 'secret', ARGV[3])" + GIVE
+ROTATE = f"""{FIND}
+redis.call('HSET', KEYS[1], 'secret', ARGV[3])
+local all = redis.call('HGETALL', KEYS[1])
+{USE}
+return {{redis.call('PTTL', KEYS[1]), all}}
+"""
 UPDATE = f"""{FIND}
 for i = 3, #ARGV, 2 do
     if ARGV[i + 1] == '' then
@@ -32,7 +39,7 @@ for i = 3, #ARGV, 2 do
         redis.call('HSET', KEYS[1], ARGV[i], string.sub(ARGV[i + 1], 2))
     end
 end
-redis.call('PEXPIRE', KEYS[1], left)
+{USE}
 return 1
 """
 # The index of a user must live as long as the last of the sessions in it, whatever ttl the store has that adds one.
@@ -42,15 +49,13 @@ for _, handle in ipairs(redis.call('SMEMBERS', KEYS[2])) do
         redis.call('SREM', KEYS[2], handle)
     end
 end
-local time = redis.call('TIME')
-local idle, absolute = tonumber(ARGV[4]), tonumber(ARGV[5])
-local ending = time[1] * 1000 + math.floor(time[2] / 1000) + absolute
-redis.call('HSET', KEYS[1], 'user', ARGV[1], 'secret', ARGV[2], 'end', ending)
-redis.call('PEXPIRE', KEYS[1], math.min(idle, absolute))
+redis.call('HSET', KEYS[1], 'user', ARGV[1], 'secret', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('HSET', KEYS[1], 'end', redis.call('PEXPIRETIME', KEYS[1]))
+redis.call('PEXPIRE', KEYS[1], ARGV[4], 'LT')
 redis.call('SADD', KEYS[2], ARGV[3])
-if redis.call('PTTL', KEYS[2]) < absolute then
-    redis.call('PEXPIRE', KEYS[2], absolute)
-end
+redis.call('PEXPIRE', KEYS[2], ARGV[5], 'NX')
+redis.call('PEXPIRE', KEYS[2], ARGV[5], 'GT')
 """
 REVOKE = """
 if ARGV[1] ~= '' and ARGV[1] ~= redis.call('HGET', KEYS[1], 'secret') then
@@ -63,7 +68,6 @@ local ended = 0
 for _, handle in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     ended = ended + redis.call('DEL', 'session:one:' .. handle)
 end
-redis.call('DEL', KEYS[1])
 return ended
 """
 LIST = """
@@ -86,7 +90,7 @@ class Session:
     user_id: str
     fields: dict[str, str]
     ends_in: float
-    id: str = field(default="", repr=False)
+    id: str = field(repr=False)
 
 
 class SessionStore:
@@ -102,7 +106,7 @@ class SessionStore:
     async def create(self, user_id: str) -> Session:
         """A new session, without fields."""
         index = _index(user_id)
-        handle, secret = secrets.token_urlsafe(12), secrets.token_urlsafe(32)
+        handle, secret = secrets.token_urlsafe(12), secrets.token_urlsafe()
         arguments = (user_id, _digest(secret), handle, self._idle, self._absolute)
         await self._redis.eval(CREATE, 2, f"session:one:{handle}", index, *arguments)
         return Session(handle, user_id, {}, min(self._idle, self._absolute) / 1000, f"{handle}.{secret}")
@@ -124,7 +128,7 @@ class SessionStore:
 
     async def rotate(self, session_id: str) -> Session | None:
         """The same session under a new id."""
-        secret = secrets.token_urlsafe(32)
+        secret = secrets.token_urlsafe()
         handle, answer = await self._use(ROTATE, session_id, _digest(secret))
         return _session(handle, *answer, f"{handle}.{secret}") if answer else None
 
@@ -141,7 +145,7 @@ class SessionStore:
     async def list(self, user_id: str) -> builtins.list[Session]:
         """The user's sessions, without ids."""
         found = await self._redis.eval(LIST, 1, _index(user_id))
-        return [_session(handle.decode(), left, all_of_it) for handle, left, all_of_it in found]
+        return [_session(handle.decode(), left, flat, "") for handle, left, flat in found]
 
     async def _use(self, script: str, session_id: str, *arguments: str) -> tuple[str, Any]:
         handle, _, secret = session_id.partition(".")
@@ -159,8 +163,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _session(handle: str, left: int, flat: builtins.list[bytes], session_id: str = "") -> Session:
+def _session(handle: str, left: int, flat: builtins.list[bytes], session_id: str) -> Session:
     words = [word.decode() for word in flat]
-    kept = dict(zip(words[::2], words[1::2], strict=True))
+    kept = {words[at]: words[at + 1] for at in range(0, len(words), 2)}
     fields = {name[1:]: value for name, value in kept.items() if name.startswith(".")}
     return Session(handle, kept["user"], fields, left / 1000, session_id)

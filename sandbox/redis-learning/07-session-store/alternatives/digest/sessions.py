@@ -93,7 +93,7 @@ class Session:
     user_id: str
     fields: dict[str, str]
     ends_in: float
-    id: str = field(default="", repr=False)
+    id: str = field(repr=False)
 
 
 def _drawn(size: int) -> str:

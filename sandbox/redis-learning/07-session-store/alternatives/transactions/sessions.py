@@ -24,7 +24,7 @@ class Session:
     user_id: str
     fields: dict[str, str]
     ends_in: float
-    id: str = field(default="", repr=False)
+    id: str = field(repr=False)
 
 
 def _idle_key(session_id: str) -> str:
@@ -50,8 +50,8 @@ class SessionStore:
     def __init__(self, redis: Redis, idle_ttl: float, absolute_ttl: float) -> None:
         self.redis = redis
         self.absolute = int(absolute_ttl * 1000)
-        self.idle = min(int(idle_ttl * 1000), self.absolute)
-        if self.idle < 1:
+        self.idle = int(idle_ttl * 1000)
+        if min(self.idle, self.absolute) < 1:
             raise ValueError("a ttl is 0.001 seconds or more")
 
     async def _repeat(self, attempt: Callable[[Pipeline], Awaitable[Any]]) -> Any:
@@ -89,7 +89,7 @@ class SessionStore:
             await transaction.execute()
 
         await self._repeat(attempt)
-        return Session(handle, user_id, {}, self.idle / 1000, session_id)
+        return Session(handle, user_id, {}, min(self.idle, self.absolute) / 1000, session_id)
 
     async def load(self, session_id: str) -> Session | None:
         """The session, which is used by that."""
@@ -212,5 +212,5 @@ class SessionStore:
         found = []
         for (handle, _, data, left), idle in zip(held, lefts, strict=True):
             if idle >= 0 <= left:
-                found.append(Session(handle.decode(), *_read(data), min(idle, left) / 1000))
+                found.append(Session(handle.decode(), *_read(data), min(idle, left) / 1000, ""))
         return found
