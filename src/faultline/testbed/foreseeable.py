@@ -16,7 +16,7 @@ def make_foreseeable() -> None:
     """
     seed = random.Random.seed
 
-    def seed_alike(self: random.Random, _a: Any = None, _version: int = 2) -> None:
+    def seed_alike(self: random.Random, a: Any = None, version: int = 2) -> None:  # noqa: ARG001 - whatever they are
         seed(self, SEED)
 
     random.Random.seed = seed_alike  # type: ignore[method-assign] # also for generators of the solution's own
