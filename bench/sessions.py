@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ UPDATES, COST = 20, 1.35
 IDLE = 1800
 DATA = {"theme": "dark", "language": "en", "cart": "guest-4711", "csrf": "x" * 32, "seen": "shoes,hats,socks"}
 
-Update = Callable[[str, str], Awaitable[object]]
+Update = Callable[[str, str], Coroutine[Any, Any, object]]
 
 
 class Starsessions:
@@ -88,12 +88,14 @@ async def costs(client: Redis, *, calls: int, rounds: int, chance: random.Random
     await client.set("raw:text", json.dumps(DATA))
 
     async def decoded() -> dict[str, str]:
-        flat: Mapping[Any, Any] = await client.hgetall("raw:hash")
-        return {name.decode(): value.decode() for name, value in flat.items()}
+        kept: Any = await client.hgetall("raw:hash")
+        return {name.decode(): value.decode() for name, value in kept.items()}
 
     async def with_expiry() -> object:
         async with client.pipeline() as together:
-            return await together.hgetall("raw:hash").expire("raw:hash", IDLE).execute()
+            together.hgetall("raw:hash")
+            together.expire("raw:hash", IDLE)
+            return await together.execute()
 
     async def text() -> object:
         return json.loads(await client.getex("raw:text", ex=IDLE) or b"{}")

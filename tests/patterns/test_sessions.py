@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
@@ -49,7 +49,8 @@ async def test_prefixes_are_worlds_of_their_own(redis: Redis) -> None:
     boss = await admin.create("ann")
     assert await shop.revoke_all("ann") == 1
     assert (await admin.load(boss.id)) is not None
-    assert all(bytes(key).startswith(b"admin:") for key in await redis.keys("*"))
+    keys: list[Any] = await redis.keys("*")
+    assert all(key.startswith(b"admin:") for key in keys)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class SessionStore:
     async def load(self, session_id: str) -> Session | None:
         """The session, which is used by that."""
         handle, answer = await self._use(LOAD, session_id)
-        return _session(handle, *answer, session_id) if answer else None
+        return _session(handle, answer, session_id) if answer else None
 
     async def update(self, session_id: str, /, **fields: str | None) -> bool:
         """Set these fields and leave the others; None takes a field away."""
@@ -130,7 +130,7 @@ class SessionStore:
         """The same session under a new id."""
         secret = secrets.token_urlsafe()
         handle, answer = await self._use(ROTATE, session_id, _digest(secret))
-        return _session(handle, *answer, f"{handle}.{secret}") if answer else None
+        return _session(handle, answer, f"{handle}.{secret}") if answer else None
 
     async def revoke(self, session_id: str) -> bool:
         """End a session, given by its id or by its handle."""
@@ -145,7 +145,7 @@ class SessionStore:
     async def list(self, user_id: str) -> builtins.list[Session]:
         """The user's sessions, without ids."""
         found = await self._redis.eval(LIST, 1, _index(user_id))
-        return [_session(handle.decode(), left, flat, "") for handle, left, flat in found]
+        return [_session(handle.decode(), answer, "") for handle, *answer in found]
 
     async def _use(self, script: str, session_id: str, *arguments: str) -> tuple[str, Any]:
         handle, _, secret = session_id.partition(".")
@@ -163,7 +163,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _session(handle: str, left: int, flat: builtins.list[bytes], session_id: str) -> Session:
+def _session(handle: str, answer: builtins.list[Any], session_id: str) -> Session:
+    left, flat = answer
     words = [word.decode() for word in flat]
     kept = {words[at]: words[at + 1] for at in range(0, len(words), 2)}
     fields = {name[1:]: value for name, value in kept.items() if name.startswith(".")}

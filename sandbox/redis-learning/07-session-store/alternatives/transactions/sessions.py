@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
 
@@ -48,13 +47,13 @@ class SessionStore:
     """The sessions of all users on that server."""
 
     def __init__(self, redis: Redis, idle_ttl: float, absolute_ttl: float) -> None:
-        self.redis = redis
+        self.redis: Any = redis
         self.absolute = int(absolute_ttl * 1000)
         self.idle = int(idle_ttl * 1000)
         if min(self.idle, self.absolute) < 1:
             raise ValueError("a ttl is 0.001 seconds or more")
 
-    async def _repeat(self, attempt: Callable[[Pipeline], Awaitable[Any]]) -> Any:
+    async def _repeat(self, attempt: Callable[[Any], Awaitable[Any]]) -> Any:
         """Until nobody has touched what was watched."""
         while True:
             async with self.redis.pipeline() as transaction:
@@ -71,7 +70,7 @@ class SessionStore:
         session_id = f"{handle}~{os.urandom(20).hex()}"
         data, idle = _data_key(handle), _idle_key(session_id)
 
-        async def attempt(transaction: Pipeline) -> None:
+        async def attempt(transaction: Any) -> None:
             await transaction.watch(index)
             known = await transaction.hgetall(index)
             living = await transaction.mget(list(known.values())) if known else []
@@ -113,7 +112,7 @@ class SessionStore:
         kept = {f"f:{name}": value for name, value in fields.items() if value is not None}
         taken = [f"f:{name}" for name, value in fields.items() if value is None]
 
-        async def attempt(transaction: Pipeline) -> bool:
+        async def attempt(transaction: Any) -> bool:
             await transaction.watch(data, idle)
             if await transaction.exists(data, idle) < 2:
                 return False
@@ -134,7 +133,7 @@ class SessionStore:
         new_id = f"{handle}~{os.urandom(20).hex()}"
         data, old, new = _data_key(handle), _idle_key(session_id), _idle_key(new_id)
 
-        async def attempt(transaction: Pipeline) -> tuple[dict[bytes, bytes], int] | None:
+        async def attempt(transaction: Any) -> tuple[dict[bytes, bytes], int] | None:
             await transaction.watch(data, old)
             user = await transaction.hget(data, "user")
             if user is None or not await transaction.exists(old):
@@ -160,7 +159,7 @@ class SessionStore:
         handle, by_id, _ = session_id.partition("~")
         data = _data_key(handle)
 
-        async def attempt(transaction: Pipeline) -> bool:
+        async def attempt(transaction: Any) -> bool:
             await transaction.watch(data)
             user, idle = await transaction.hmget(data, "user", "idle")
             if idle is None or (by_id and idle.decode() != _idle_key(session_id)):
@@ -180,7 +179,7 @@ class SessionStore:
             raise ValueError("user_id")
         index = _index_key(user_id)
 
-        async def attempt(transaction: Pipeline) -> int:
+        async def attempt(transaction: Any) -> int:
             await transaction.watch(index)
             known = await transaction.hgetall(index)
             transaction.multi()
