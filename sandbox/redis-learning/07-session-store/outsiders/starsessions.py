@@ -21,7 +21,7 @@ class SessionStore:
         kept = {"user_id": user_id, "fields": {}} if user_id else dict(at.session)
         if not kept:
             return None
-        kept["fields"].update(fields)
+        kept["fields"] = {name: text for name, text in (kept["fields"] | dict(fields)).items() if text is not None}
         at.session.update(kept)
         if new_id:
             handler.regenerate_id()
