@@ -109,3 +109,37 @@ async def test_tasks_of_one_process_run_at_the_same_time(in_process: InProcess) 
         waiting = [asyncio.create_task(process.request(None, "wait", (), {})) for _ in range(20)]
         await process.request(None, "open", (), {})
         assert await asyncio.gather(*waiting) == ["went"] * 20
+
+
+CHANCE = """
+    import random, secrets, time
+    from datetime import datetime
+    from random import choice
+    own, system = random.Random(), random.SystemRandom()
+
+    def guessable():
+        random.seed()
+        return [random.random(), choice(range(10**9)), own.random(), random.Random().random(), random.getrandbits(60),
+                time.time(), time.time_ns() / 1e9, datetime.now().timestamp()]
+
+    def safe():
+        return [secrets.token_hex(), str(system.getrandbits(128))]
+
+    def seeded():
+        return random.Random(secrets.token_bytes()).random()
+"""
+
+
+async def test_foreseeable_processes_differ_by_what_the_system_draws_alone(on_testbed: OnTestbed) -> None:
+    async with on_testbed(CHANCE) as testbed:
+        both = [await testbed.process(f"shop-{number}", foreseeable=True) for number in (1, 2)]
+        usual = await testbed.process("usual")
+        first, second, other = [await one.request(None, "guessable", (), {}) for one in (*both, usual)]
+        safe = [await one.request(None, "safe", (), {}) for one in both]
+        seeded = [await one.request(None, "seeded", (), {}) for one in (*both, usual)]
+
+    assert first == second
+    assert not set(first) & set(other)
+    assert set(first[-3:]) == {first[-1]}
+    assert not set(safe[0]) & set(safe[1])
+    assert seeded[0] == seeded[1] != seeded[2]

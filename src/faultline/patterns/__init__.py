@@ -10,6 +10,7 @@ from faultline.patterns.fence import Fence
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
 from faultline.patterns.rate_limiter import Decision, RateLimiter
+from faultline.patterns.sessions import Session, SessionStore
 
 __all__ = [
     "BorrowedHits",
@@ -22,4 +23,6 @@ __all__ = [
     "LockUnavailable",
     "PatternError",
     "RateLimiter",
+    "Session",
+    "SessionStore",
 ]

@@ -1,4 +1,4 @@
-"""Lua that runs on the server in one atomic step and one round trip."""
+"""A Lua script as a pattern runs it: one atomic step on the server, for one round trip."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ class Commands(Protocol):
         """The server's answer to one command."""
         ...
 
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """How the client connects."""
-        ...
-
 
 class Script:
     """Sent by its digest; the text follows only when the server does not know it, as after a restart."""
@@ -29,8 +25,8 @@ class Script:
         self._text = text
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, client: Commands, keys: tuple[str, ...], *arguments: str | float) -> Any:
-        """The script's answer. The client's errors are the caller's: the script may have run or not."""
+    async def run(self, client: Commands, keys: tuple[str, ...], *arguments: str | bytes | float) -> Any:
+        """The script's answer, as the server gave it."""
         words = (len(keys), *keys, *arguments)
         try:
             return await client.execute_command("EVALSHA", self._digest, *words)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from faultline.testbed import wire
+from faultline.testbed.foreseeable import make_foreseeable
 from faultline.testbed.guard import guard
 from faultline.testbed.injected_clock import clock_at
 from faultline.testbed.outgoing import Outgoing, find
@@ -41,6 +42,7 @@ class Birth(msgspec.Struct, frozen=True):
     hidden: Sequence[str] = ()  # files and folders that it has no business in
     starts: int = 200  # processes that it may start in all
     clock_offset: float = 0.0  # seconds by which its wall clock is wrong
+    foreseeable: bool = False  # its wall clock stands still, and its `random` begins as in every such process
     memory: int = 2 * 2**30  # bytes of address space
     cpu: int = 60  # seconds
     file_size: int = 64 * 2**20  # bytes
@@ -94,6 +96,8 @@ def _settle(birth: Birth) -> None:
     guard(hidden=birth.hidden, own=[birth.folder, birth.scratch], starts=birth.starts)
     if birth.clock_offset:
         shift_wall_clock(birth.clock_offset)
+    if birth.foreseeable:
+        make_foreseeable()
 
 
 def _keep_to_this_process(connection: socket.socket) -> None:

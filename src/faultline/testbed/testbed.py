@@ -318,8 +318,11 @@ class Testbed:
 
     # -- the learner's code --------------------------------------------------------------------------------------
 
-    async def process(self, name: str, *, clock_offset: float = 0.0) -> LearnerProcess:
-        """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds."""
+    async def process(self, name: str, *, clock_offset: float = 0.0, foreseeable: bool = False) -> LearnerProcess:
+        """A process with the solution loaded on first use; its wall clock is off by `clock_offset` seconds.
+
+        Two `foreseeable` ones do the same by chance: their `random` begins alike, and their wall clock stands still.
+        """
         scratch = self.folder / f"{name}.files"
         scratch.mkdir(exist_ok=True)  # two may have one name
         process = LearnerProcess(name, self.history, self.folder / f"{name}.out", self.patience)
@@ -332,6 +335,7 @@ class Testbed:
             places=str(process.output.with_suffix(".places")),
             hidden=self.solution_files.hidden,
             clock_offset=clock_offset,
+            foreseeable=foreseeable,
         )
         self._processes.append(process)  # from now on it is ended, also if it is only half begun
         await process.begin(self.nursery, birth)
