@@ -4,17 +4,27 @@ Nothing here opens a connection, reads a setting or starts a task that outlives 
 asked for it. What every error means, and whether a retry is safe, stands in `errors`.
 """
 
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
+from faultline.patterns.cache import CacheAside
+from faultline.patterns.cache_refresh import Early, Refresh, StaleWhileRevalidate, XFetch
+from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, NotForgotten, PatternError
 from faultline.patterns.fence import Fence
+from faultline.patterns.flights import Flights
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
 
 __all__ = [
+    "CacheAside",
     "DistributedLock",
+    "Early",
     "Fence",
+    "Flights",
     "Lease",
     "LeaseUnconfirmed",
     "LockLost",
     "LockUnavailable",
+    "NotForgotten",
     "PatternError",
+    "Refresh",
+    "StaleWhileRevalidate",
+    "XFetch",
 ]

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from faultline.patterns.lock_scripts import Script
+from faultline.patterns.script import Script
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -76,4 +76,4 @@ class Fence:
 
         Without a command it only compares and remembers: then whatever is written afterwards can still be too late.
         """
-        return await ADMIT.run(self._client, (self._key,), token, *command) == 1
+        return bool(await ADMIT.run(self._client, (self._key,), token, *command) == 1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError
+from faultline.patterns.script import Commands, Script
 
 WAITING_MS = 1_000  # a waiter says so before every block of at most 0.2 s
 VOID_MS = 60_000  # about as long as TCP goes on delivering for a connection that was given up
@@ -34,35 +33,12 @@ class Keys:
         return cls(start + "lease", start + "fence", start + "wake", start + "waiting", start + "void:")
 
 
-class Commands(Protocol):
+class Client(Commands, Protocol):
     """What is needed of a `redis.asyncio.Redis`."""
-
-    async def execute_command(self, *words: Any) -> Any:
-        """The server's answer to one command."""
-        ...
 
     def get_connection_kwargs(self) -> dict[str, Any]:
         """How the client connects."""
         ...
-
-
-class Script:
-    """Sent by its digest; the text follows only when the server does not know it, as after a restart."""
-
-    __slots__ = ("_digest", "_text")
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    async def run(self, client: Commands, keys: tuple[str, ...], *arguments: str | float) -> int:
-        """The script's answer."""
-        words = (len(keys), *keys, *arguments)
-        try:
-            answer = await client.execute_command("EVALSHA", self._digest, *words)
-        except NoScriptError:
-            answer = await client.execute_command("EVAL", self._text, *words)
-        return int(answer)
 
 
 TAKE = Script("""

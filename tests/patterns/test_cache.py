@@ -1,0 +1,273 @@
+"""What our cache promises beyond the checks of redis/02: options, what it leaves behind, who is woken, what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+
+from faultline.components.faults import BlackHole
+from faultline.components.proxy import named
+from faultline.patterns import CacheAside, NotForgotten, PatternError
+from faultline.patterns.cache_entry import packed
+from faultline.patterns.cache_scripts import TAKE, Keys
+
+if TYPE_CHECKING:
+    from tests.patterns.conftest import Servers, Until
+
+    from faultline.components import Instance
+    from faultline.components.proxy import FaultProxy
+
+HAT = {"id": "hat", "price": 1999}
+KEY = "cache:hat"
+
+
+class Database:
+    """Answers when it may."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers) or [HAT]
+        self.open = asyncio.Event()
+        self.open.set()
+        self.loads = 0
+
+    async def load(self, key: str) -> Any:
+        self.loads += 1
+        answer = self.answers[min(self.loads, len(self.answers)) - 1]
+        await self.open.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def blocked(redis: Redis) -> Any:
+    async def blocked() -> int:
+        return int((await redis.info("clients"))["blocked_clients"])
+
+    return blocked
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ttl": ttl} for ttl in (0.0, 0.99, -1.0, math.inf, math.nan)]
+    + [{"jitter": jitter} for jitter in (-0.1, 1.0)]
+    + [{"lease": 0.0}, {"lease": math.nan}, {"patience": 0.0}],
+)
+def test_what_cannot_be_promised_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"ttl|jitter|lease"):
+        CacheAside(Redis(), Database.load, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("answer", "least", "most"), [(HAT, 80.0, 100.0), (None, 4.0, 5.0)])
+async def test_options_say_how_long_and_where(redis: Redis, answer: Any, least: float, most: float) -> None:
+    cache = CacheAside(redis, Database(answer).load, 100.0, prefix="shop/", unknown=5.0, jitter=0.2)
+
+    assert await cache.get("hat") == answer
+
+    assert await redis.keys("*lease*") == []
+    assert least - 1 < await redis.pttl("shop/hat") / 1000 <= most
+    assert 0 < await redis.pttl("shop/hat:done") <= 1000
+
+
+async def test_without_jitter_all_live_equally_long(redis: Redis) -> None:
+    cache = CacheAside(redis, Database().load, 100.0, jitter=0.0)
+
+    await asyncio.gather(*(cache.get(str(number)) for number in range(20)))
+
+    assert min([await redis.pttl(f"cache:{number}") for number in range(20)]) > 98_000
+
+
+async def test_values_are_as_the_caller_writes_them(redis: Redis) -> None:
+    def decode(payload: bytes) -> int:
+        if not payload.isdigit():
+            raise RuntimeError("an older version")  # whatever it is
+        return int(payload)
+
+    database = Database(7)
+    cache: CacheAside[int] = CacheAside(redis, database.load, encode=lambda number: b"%d" % number, decode=decode)
+
+    assert [await cache.get("hat"), await cache.get("hat")] == [7, 7]
+    assert (await redis.get(KEY)).endswith(b"7")
+    await redis.set(KEY, packed(b"seven", 0.0))
+    assert [await cache.get("hat"), await cache.get("hat")] == [7, 7]
+    assert database.loads == 2
+
+
+async def test_what_cannot_be_encoded_is_raised_and_keeps_no_lease(redis: Redis) -> None:
+    cache = CacheAside(redis, Database({1, 2}).load)
+
+    with pytest.raises(TypeError):
+        await cache.get("hat")
+
+    assert await redis.keys("*lease*") == []
+
+
+async def test_a_miss_costs_three_round_trips_and_a_hit_one(servers: Servers, server: Instance) -> None:
+    proxy = await servers.proxy(server)
+    cache = CacheAside(servers.client(proxy), Database().load)
+    await cache.get("shoe")
+    before = proxy.counts.requests
+
+    await cache.get("hat")
+    missed = proxy.counts.requests
+    await cache.get("hat")
+
+    assert (missed - before, proxy.counts.requests - missed) == (3, 1)
+
+
+async def test_waiters_of_another_process_are_woken(servers: Servers, server: Instance, redis: Redis, until: Until) -> None:
+    """They block on the server: the load's end is what they wait for, and nothing is sent meanwhile but the next block."""
+    database = Database()
+    database.open.clear()
+    proxy = await servers.proxy(server)
+    here, there = CacheAside(redis, database.load), CacheAside(servers.client(proxy), database.load)
+    async with asyncio.TaskGroup() as group:
+        loading = group.create_task(here.get("hat"))
+        await until(lambda: asyncio.sleep(0, database.loads))
+        waiting = [group.create_task(there.get("hat")) for _ in range(30)]
+        await until(blocked(redis))
+        database.open.set()
+        await loading
+        hold = proxy.hold(named("EVALSHA"))  # who is woken asks again; who polls would have to send something else first
+        await hold.reached(2)
+        assert proxy.commands[-2].args[0] == b"XREAD"
+        hold.release()
+
+    assert [task.result() for task in waiting] == [HAT] * 30
+    assert database.loads == 1
+
+
+async def test_more_keys_than_listeners_are_waited_for(servers: Servers, redis: Redis, server: Instance, until: Until) -> None:
+    database = Database()
+    database.open.clear()
+    here, there = CacheAside(redis, database.load), CacheAside(servers.client(server), database.load)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(here.get(str(number))) for number in range(20)]
+        await until(lambda: asyncio.sleep(0, database.loads == 20))
+        tasks += [group.create_task(there.get(str(number))) for number in range(20)]
+
+        async def full() -> bool:
+            return await blocked(redis)() == 8
+
+        await until(full)
+        database.open.set()
+
+    assert [task.result() for task in tasks] == [HAT] * 40
+    assert database.loads == 20
+
+
+async def test_the_lease_is_renewed_and_then_given_back(redis: Redis, until: Until) -> None:
+    database = Database()
+    database.open.clear()
+    cache = CacheAside(redis, database.load, lease=0.3)
+    loading = asyncio.create_task(cache.get("hat"))
+    await until(lambda: redis.get(f"{KEY}:lease"))
+    owner, began = await redis.get(f"{KEY}:lease"), asyncio.get_running_loop().time()
+
+    async def later() -> bool:
+        assert await redis.get(f"{KEY}:lease") == owner
+        return asyncio.get_running_loop().time() > began + 0.9
+
+    await until(later)
+    database.open.set()
+
+    assert await loading == HAT
+    assert await redis.exists(f"{KEY}:lease") == 0
+    assert [task.get_name() for task in asyncio.all_tasks() if "renew" in task.get_name()] == []
+
+
+async def test_a_lease_that_went_to_another_is_neither_renewed_nor_used(redis: Redis, until: Until) -> None:
+    database = Database()
+    database.open.clear()
+    cache = CacheAside(redis, database.load, lease=0.15)
+    loading = asyncio.create_task(cache.get("hat"))
+    await until(lambda: redis.get(f"{KEY}:lease"))
+    await redis.set(f"{KEY}:lease", "somebody else", px=600)
+
+    async def over() -> bool:
+        return not await redis.exists(f"{KEY}:lease")
+
+    await until(over)  # though the loader would have renewed it six times
+    await redis.set(f"{KEY}:lease", "somebody else")
+    database.open.set()
+
+    assert await loading == HAT
+    assert await redis.get(f"{KEY}:lease") == b"somebody else"
+    assert await redis.exists(KEY) == 0
+
+
+async def test_the_last_caller_who_is_cancelled_gives_the_lease_back(redis: Redis, until: Until) -> None:
+    database = Database()
+    database.open.clear()
+    cache = CacheAside(redis, database.load)
+    callers = [asyncio.create_task(cache.get("hat")) for _ in range(3)]
+    await until(lambda: redis.exists(f"{KEY}:lease"))
+
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+
+    assert await redis.exists(f"{KEY}:lease", KEY) == 0
+    assert all(caller.cancelled() for caller in callers)
+
+
+async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(servers: Servers, server: Instance, redis: Redis) -> None:
+    """Otherwise it would keep others waiting until it expires."""
+    proxy = await servers.proxy(server)
+    database = Database()
+    cache = CacheAside(servers.client(proxy), database.load)
+    await cache.get("shoe")
+    lost = proxy.hold_reply(lambda args: args[0] == b"EVALSHA")
+
+    assert await cache.get("hat") == HAT
+
+    assert lost.arrived == 1
+    assert await redis.exists(f"{KEY}:lease") == 0
+    assert await redis.exists(KEY) == 1
+    lost.release()
+
+
+async def test_who_finds_the_lease_taken_learns_where_the_messages_end(redis: Redis) -> None:
+    keys = Keys.of(KEY)
+    assert await TAKE.run(redis, keys.all, "first", 1000, b"") == [1]
+    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [0, b"0-0"]
+    number = await redis.xadd(keys.done, {"": ""})
+    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [0, number]
+    await redis.set(KEY, "spoilt")
+    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [2, b"spoilt"]
+    assert await TAKE.run(redis, keys.all, "second", 1000, b"spoilt") == [0, number]
+
+
+async def test_forget_says_what_it_does_not_know(servers: Servers, server: Instance) -> None:
+    proxy: FaultProxy = await servers.proxy(server)
+    cache = CacheAside(servers.client(proxy, timeout=5.0), Database().load, patience=0.05)
+    await cache.get("hat")
+    proxy.add(BlackHole())
+
+    with pytest.raises(NotForgotten, match=r"cache:hat.* up to 300 s") as caught:
+        await cache.forget("hat")
+
+    assert isinstance(caught.value, PatternError)
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_json_is_the_default(redis: Redis) -> None:
+    cache = CacheAside(redis, Database().load)
+    await cache.get("hat")
+
+    assert json.loads((await redis.get(KEY))[11:]) == HAT
+
+
+async def test_nothing_is_left_running(redis: Redis) -> None:
+    before = asyncio.all_tasks()
+    cache = CacheAside(redis, Database(HAT, LookupError()).load)
+    await cache.get("hat")
+    with suppress(LookupError):
+        await cache.get("shoe")
+
+    assert asyncio.all_tasks() == before
