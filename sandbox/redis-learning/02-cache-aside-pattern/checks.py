@@ -25,6 +25,7 @@ HAT = {"id": "hat", "name": "Hüt", "price": 1999}
 NEW = {"id": "hat", "name": "Hüt", "price": 999}
 SHOE = {"id": "shoe", "name": "Trail shoe", "price": 8900}
 CALLERS = 50
+LATE = 0.05  # seconds by which a process wakes too late: then an answer of Redis within that time is in doubt
 
 
 class Shelf:
@@ -55,9 +56,17 @@ def some(number: int) -> dict[str, Any]:
 
 
 async def cache(
-    page: LearnerProcess, server: RedisServer | ProxiedRedis, load: Callback, ttl: float = 60.0
+    testbed: Testbed, page: LearnerProcess, server: RedisServer | ProxiedRedis, load: Callback, ttl: float = 60.0
 ) -> Remote:
-    """The learner's cache in that process."""
+    """The learner's cache in that process, which has a connection to Redis."""
+    known = Shelf({"id": "warm", "name": "", "price": 0})
+    other = await new(page, server, testbed.callback(known.load, name="load"))
+    await other.get("warm")
+    return await new(page, server, load, ttl)
+
+
+async def new(page: LearnerProcess, server: RedisServer | ProxiedRedis, load: Callback, ttl: float = 60.0) -> Remote:
+    """A cache in that process: it talks to no server yet."""
     return await page.new("ProductCache", server.at(), load, ttl)
 
 
@@ -102,20 +111,14 @@ def first(asked: Sequence[asyncio.Task[Any]]) -> str:
     return next(repr(task.result()) for task in asked if task.done())
 
 
-async def all_wait(testbed: Testbed, load: Callback, pages: dict[LearnerProcess, ProxiedRedis]) -> None:
-    """Return when all calls that were sent have begun, and each process has asked Redis and heard its answer.
+async def all_wait(testbed: Testbed, redis: RedisServer, load: Callback, *waiting: Remote) -> None:
+    """Return when all calls that were sent to these caches have begun, and have had the time to do what they do first.
 
     A process takes its messages in their order: when it has made another cache, it has begun what came before.
     """
-    for page, way in pages.items():
-        await cache(page, way, load)
-        try:
-            await testbed.until(lambda way=way: asyncio.sleep(0, way.requests), "Redis was asked", deadline=2.0)
-        except TestbedError as error:
-            raise Broken(f"{page.name} was asked for a product that it cannot know, and has not asked Redis") from error
-    await pass_time(testbed, 0.2)
-    for page, way in pages.items():
-        await cache(page, way, load)
+    for _ in range(2):
+        await asyncio.gather(*(new(each.process, redis, load) for each in waiting))
+        await pass_time(testbed, 0.1)
 
 
 async def pass_time(testbed: Testbed, seconds: float) -> None:
@@ -130,11 +133,21 @@ def same(answers: Sequence[Any], expected: dict[str, Any] | None, what: str) -> 
         assert answer == expected, f"{what}: `get` gave {answer!r}; promised was {expected!r}"
 
 
-def loads(load: Callback, promised: int, what: str) -> None:
-    """The database was read so often in all."""
-    if len(load.calls) != promised:
-        seen = f"{what}: `load` was called {len(load.calls)} times in all; promised were {promised}"
-        raise Broken(seen, [call.operation for call in load.calls[-4:]])
+def loads(testbed: Testbed, load: Callback, promised: int, what: str) -> None:
+    """The database was read so often in all.
+
+    A correct cache loads once more when Redis seems to be gone, and so it seems where this machine lets processes wait
+    for longer than Redis has. Then it is tried again, and the second time nothing is certain.
+    """
+    count = len(load.calls)
+    if count == promised:
+        return
+    seen = f"{what}: `load` was called {count} times in all; promised were {promised}"
+    if promised < count <= promised + 2 and testbed.lateness.worst_since(testbed.history.began) > LATE:
+        if testbed.patience > 1:
+            return
+        raise BudgetMissed(seen, promise=f"loads: {what}", took=testbed.history.now())
+    raise Broken(seen, [call.operation for call in load.calls[-4:]])
 
 
 # -- the contract ------------------------------------------------------------------------------------------------
@@ -149,22 +162,22 @@ async def test_remembers_for_a_while(testbed: Testbed) -> None:
     shelf = Shelf(HAT, SHOE)
     load = testbed.callback(shelf.load, name="load")
     here, there = await testbed.processes(2, "page")
-    mine, yours = await cache(here, redis, load), await cache(there, redis, load)
+    mine, yours = await cache(testbed, here, redis, load), await cache(testbed, there, redis, load)
 
     same([await mine.get("hat") for _ in range(2)] + [await yours.get("hat")], HAT, "a product, asked for three times")
-    loads(load, 1, "a product was asked for three times")
+    loads(testbed, load, 1, "a product was asked for three times")
     assert (load.calls[0].args, load.calls[0].kwargs) == (("hat",), {}), f"`load` was called as {load.calls[0].args}"
     same([await mine.get("shoe"), await yours.get("shoe")], SHOE, "another product")
-    loads(load, 2, "another product was asked for")
+    loads(testbed, load, 2, "another product was asked for")
     await lives(redis, "product:hat", 48.0, 60.0)
 
     shelf.products["hat"] = NEW
     assert await yours.forget("hat") is None, "`forget` gives nothing"
     same([await mine.get("hat"), await yours.get("hat")], NEW, "a product that was forgotten after it had changed")
-    loads(load, 3, "one of two products was forgotten")
+    loads(testbed, load, 3, "one of two products was forgotten")
     assert await redis.truth.delete("product:hat") == 1, "nothing is remembered at product:hat"
     same([await mine.get("hat")], NEW, "a product whose entry was deleted by hand")
-    loads(load, 4, "an entry was deleted by hand, and its product asked for again")
+    loads(testbed, load, 4, "an entry was deleted by hand, and its product asked for again")
 
     usual = await here.new("ProductCache", redis.at(), load)
     await usual.forget("hat")
@@ -194,7 +207,7 @@ async def test_a_hit_costs_one_round_trip(testbed: Testbed) -> None:
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT, SHOE).load, name="load")
     way = await testbed.proxy(redis)
-    page = await cache(await testbed.process("page-1"), way, load)
+    page = await cache(testbed, await testbed.process("page-1"), way, load)
     for product_id in ("shoe", "shoe", "hat", "ghost"):
         await page.get(product_id)
 
@@ -205,7 +218,7 @@ async def test_a_hit_costs_one_round_trip(testbed: Testbed) -> None:
         if not trips:
             raise Broken(f"{what} that is remembered was given without asking Redis; nothing is kept in the process")
         assert trips == 1, f"{what} that is remembered cost {trips} round trips; promised is 1"
-    loads(load, 3, "three products were asked for, one after the other")
+    loads(testbed, load, 3, "three products were asked for, one after the other")
 
 
 async def test_unknown_products_are_remembered(testbed: Testbed) -> None:
@@ -216,17 +229,16 @@ async def test_unknown_products_are_remembered(testbed: Testbed) -> None:
     redis = await testbed.redis()
     shelf = Shelf()
     load = testbed.callback(shelf.load, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(2, "page")}
-    here, there = [await cache(page, way, load, 100.0) for page, way in pages.items()]
+    here, there = [await cache(testbed, page, redis, load, 100.0) for page in await testbed.processes(2, "page")]
 
     load.hold()
     asked = callers(here, 5) + callers(there, 5)
     await loading(load, asked)
-    await all_wait(testbed, load, pages)
+    await all_wait(testbed, redis, load, here, there)
     load.release()
     same(await asyncio.gather(*asked), None, "a product that does not exist")
     same([await here.get("hat"), await there.get("hat")], None, "a product that does not exist, again")
-    loads(load, 1, "a product that does not exist was asked for 12 times")
+    loads(testbed, load, 1, "a product that does not exist was asked for 12 times")
     left = await redis.truth.pttl("product:hat") / 1000
     assert 0 < left <= 20, (
         f"that a product is unknown is remembered for {left:.1f} s, at a ttl of 100 s; promised are 2 to 20 s"
@@ -245,7 +257,7 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    page = await cache(await testbed.process("page-1"), redis, load)
+    page = await cache(testbed, await testbed.process("page-1"), redis, load)
     await page.get("hat")
     entry = await redis.truth.get("product:hat")
     assert entry, "nothing is remembered at product:hat"
@@ -266,49 +278,57 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
             await redis.truth.set("product:hat", content, keepttl=True)
         elif await redis.truth.delete("product:hat"):  # a format without names
             what = "nothing"
-        await replaced(page, load, what, number)
+        await replaced(testbed, page, load, what, number)
     await redis.truth.delete("product:hat")
     await redis.truth.rpush("product:hat", "hat", "shoe")
-    await replaced(page, load, "a Redis list", len(spoilt) + 2)
+    await replaced(testbed, page, load, "a Redis list", len(spoilt) + 2)
     await lives(redis, "product:hat", 48.0, 60.0)
 
 
-async def replaced(page: Remote, load: Callback, what: str, promised: int) -> None:
+async def replaced(testbed: Testbed, page: Remote, load: Callback, what: str, promised: int) -> None:
     """The product is loaded once, and then remembered."""
     try:
         same([await page.get("hat"), await page.get("hat")], HAT, f"product:hat was {what}")
     except Raised as error:
         raise Broken(f"product:hat was {what}, and `get` raised {error}") from error
     before = f"with {promised - 1} loads before, product:hat was {what}, and the product was asked for twice"
-    loads(load, promised, before)
+    loads(testbed, load, promised, before)
 
 
 async def test_entries_do_not_expire_together(testbed: Testbed) -> None:
-    """The lives of 1,000 products that were loaded together differ by at least a tenth of the ttl.
+    """The lives of 300 products that were loaded together differ by at least a tenth of the ttl.
 
     Look: what happens to the database when all that was loaded at nine o'clock expires at five past nine.
     """
-    ttl, count = 3000.0, 1_000
+    ttl, count = 3000.0, 300
     redis = await testbed.redis()
     load = testbed.callback(Shelf(*(some(number) for number in range(count))).load, name="load")
-    page = await cache(await testbed.process("page-1"), redis, load, ttl)
+    page = await cache(testbed, await testbed.process("page-1"), redis, load, ttl)
 
-    for start in range(0, count, 100):
-        await asyncio.gather(*(page.get(f"sku-{number}") for number in range(start, start + 100)))
-    async with redis.truth.pipeline(transaction=False) as pipe:
-        for number in range(count):
-            pipe.pttl(f"product:sku-{number}")
-        left = sorted(milliseconds / 1000 / ttl for milliseconds in await pipe.execute())
+    for _ in range(3):  # on a slow machine Redis may have been too late for some of them
+        lives = await lives_of(redis, count)
+        missing = [number for number, life in enumerate(lives) if life == -2]
+        for start in range(0, len(missing), 10):
+            await asyncio.gather(*(page.get(f"sku-{number}") for number in missing[start : start + 10]))
+    left = sorted(life / 1000 / ttl for life in await lives_of(redis, count))
 
-    assert left[0] > 0, "some of 1,000 products that were just loaded are not remembered, or never expire"
+    assert left[0] > 0, "some of 300 products that were just loaded are not remembered, or never expire"
     assert left[-1] <= 1.0, f"at a ttl of {ttl:g} s an entry has {left[-1] * ttl:.0f} s to live"
     assert left[0] >= 0.78, f"at a ttl of {ttl:g} s an entry has {left[0] * ttl:.0f} s to live"
     assert left[-1] - left[0] >= 0.09, (
-        f"1,000 entries were made together, at a ttl of {ttl:g} s; the first expires {(left[-1] - left[0]) * ttl:.1f} s "
+        f"{count} entries were made together, at a ttl of {ttl:g} s; the first expires {(left[-1] - left[0]) * ttl:.1f} s "
         f"before the last; promised are {0.1 * ttl:g} s"
     )
     most = max(sum(start <= life < start + 0.02 for life in left) for start in left)
     assert most <= count / 2, f"of {count} entries {most} expire within a fiftieth of the ttl"
+
+
+async def lives_of(redis: RedisServer, count: int) -> list[int]:
+    """The milliseconds that each entry has to live; -1 for ever, -2 if there is none."""
+    async with redis.truth.pipeline(transaction=False) as pipe:
+        for number in range(count):
+            pipe.pttl(f"product:sku-{number}")
+        return await pipe.execute()
 
 
 # -- one load ----------------------------------------------------------------------------------------------------
@@ -322,18 +342,38 @@ async def test_one_load_for_all_who_miss(testbed: Testbed) -> None:
     Look: who knows that somebody is loading already, in this process and in another one.
     """
     redis = await testbed.redis()
-    load = testbed.callback(Shelf(HAT).load, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(4, "page")}
-    caches = [await cache(page, way, load) for page, way in pages.items()]
+    load, other = [testbed.callback(Shelf(HAT, SHOE).load, name="load") for _ in range(2)]
+    pages = await testbed.processes(4, "page")
+    ways = [await testbed.proxy(redis) for _ in pages]
+    caches = list[Remote]()
+    for page, way in zip(pages, ways, strict=True):
+        warm = await cache(testbed, page, way, other)
+        same(await asyncio.gather(*callers(warm, CALLERS, "shoe")), SHOE, "another product")  # opens connections
+        caches.append(await new(page, way, load))
+    before = [way.requests for way in ways]
 
     load.hold()
     asked = [task for each in caches for task in callers(each, CALLERS)]
     await loading(load, asked)
-    await all_wait(testbed, load, pages)
+    await all_asked(testbed, ways, before)
+    await all_wait(testbed, redis, load, *caches)
     load.release()
 
     same(await asyncio.gather(*asked), HAT, "one of 200 who asked at the same time")
-    loads(load, 1, "200 callers in 4 processes missed the same product at the same time")
+    loads(testbed, load, 1, "200 callers in 4 processes missed the same product at the same time")
+
+
+async def all_asked(testbed: Testbed, ways: Sequence[ProxiedRedis], before: Sequence[int]) -> None:
+    """Return when each process has asked Redis."""
+
+    async def asked() -> bool:
+        return all(way.requests > count for way, count in zip(ways, before, strict=True))
+
+    try:
+        await testbed.until(asked, "all processes had asked Redis")
+    except TestbedError as error:
+        seen = "a process was asked for a product that it cannot know, and has not asked Redis within 5 s"
+        raise BudgetMissed(seen, promise="all processes had asked Redis", took=5.0) from error
 
 
 async def test_what_came_meanwhile_is_seen(testbed: Testbed) -> None:
@@ -347,7 +387,7 @@ async def test_what_came_meanwhile_is_seen(testbed: Testbed) -> None:
     load = testbed.callback(Shelf(*(some(number) for number in range(40))).load, name="load")
     here, there = await testbed.processes(2, "page")
     way = await testbed.proxy(redis)
-    mine, other = await cache(here, way, load), await cache(there, redis, load)
+    mine, other = await cache(testbed, here, way, load), await cache(testbed, there, redis, load)
     await mine.get("sku-0")
 
     position, number = 1, 0
@@ -394,7 +434,7 @@ async def overtaken(
     assert answer["id"] == product_id, f"`get` gave {answer}"
     if late:
         return "late"
-    loads(load, before, f"{product_id} was remembered before request {position} of a miss, which had not loaded yet")
+    loads(testbed, load, before, f"{product_id} was remembered before request {position} of a miss, which had not loaded yet")
     return "seen"
 
 
@@ -405,29 +445,30 @@ async def test_a_slow_load_is_waited_for(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(2, "page")}
-    here, there = [await cache(page, way, load) for page, way in pages.items()]
-    way = pages[there.process]
+    first_page, second_page = await testbed.processes(2, "page")
+    way = await testbed.proxy(redis)
+    here, there = await cache(testbed, first_page, redis, load), await cache(testbed, second_page, way, load)
 
     load.hold()
     asked = callers(here, 1)
     await loading(load, asked)
     waiting = callers(there, 20)
-    await all_wait(testbed, load, pages)
+    await all_wait(testbed, redis, load, here, there)
     before, began = way.requests, testbed.history.now()
     await pass_time(testbed, 2.2)
     sent, waited = way.requests - before, testbed.history.now() - began
 
     allowed = 50 * waited + 5
     assert sent <= allowed, f"{sent} commands in {waited:.2f} s, for 20 who wait; promised were at most 50 a second"
-    if len(load.calls) > 1:
+    late = testbed.lateness.worst_since(testbed.history.began) > LATE
+    if len(load.calls) > 1 and not (late and testbed.patience > 1):
         when = load.calls[1].operation.start - load.calls[0].operation.start
         seen = f"`load` was still running, and {when:.2f} s after its beginning it was called again"
         raise BudgetMissed(seen, promise="a load of 2.2 s was the only one", took=when)
     load.release()
     answers = await given(testbed, [*asked, *waiting], 0.25, "all had the product, after the load had ended")
     same(answers, HAT, "who waited for a slow load")
-    loads(load, 1, "a load took 2.2 s, and 20 waited for it")
+    loads(testbed, load, 1, "a load took 2.2 s, and 20 waited for it")
 
 
 async def test_one_product_delays_no_other(testbed: Testbed) -> None:
@@ -439,7 +480,7 @@ async def test_one_product_delays_no_other(testbed: Testbed) -> None:
     shelf = Shelf(HAT, SHOE, some(1))
     shelf.waits = 1
     load = testbed.callback(shelf.load, name="load")
-    here, there = [await cache(page, redis, load) for page in await testbed.processes(2, "page")]
+    here, there = [await cache(testbed, page, redis, load) for page in await testbed.processes(2, "page")]
 
     asked = callers(here, 1)
     await loading(load, asked)
@@ -449,7 +490,7 @@ async def test_one_product_delays_no_other(testbed: Testbed) -> None:
         same(answers, product, "while another product was being loaded")
     shelf.let_go(1)
     same(await asyncio.gather(*asked), HAT, "the product that took so long")
-    loads(load, 3, "three products were asked for")
+    loads(testbed, load, 3, "three products were asked for")
 
 
 async def test_a_cancelled_caller_takes_nobody_along(testbed: Testbed) -> None:
@@ -459,22 +500,19 @@ async def test_a_cancelled_caller_takes_nobody_along(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    page, other = await testbed.processes(2, "page")
-    way = await testbed.proxy(redis)
-    here, there = await cache(page, redis, load), await cache(other, way, load)
+    here, there = [await cache(testbed, page, redis, load) for page in await testbed.processes(2, "page")]
 
     load.hold()
-    impatient = page.call(here, "get", "hat")
+    impatient = here.process.call(here, "get", "hat")
     await load.called()
     asked = callers(here, 5) + callers(there, 5)
-    await all_wait(testbed, load, {other: way})
-    await cache(page, redis, load)  # its callers have begun, too
+    await all_wait(testbed, redis, load, here, there)
     assert await impatient.cancel(), "a cancelled `get` gave an answer"
     await pass_time(testbed, 0.2)
     load.release()
 
     same(await asyncio.gather(*asked), HAT, "the first of six callers was cancelled")
-    loads(load, 1, "the first of six callers was cancelled, and five went on waiting")
+    loads(testbed, load, 1, "the first of six callers was cancelled, and five went on waiting")
 
 
 async def test_what_load_raises_reaches_all_and_is_not_kept(testbed: Testbed) -> None:
@@ -493,8 +531,7 @@ async def test_what_load_raises_reaches_all_and_is_not_kept(testbed: Testbed) ->
         return HAT | {"id": product_id}
 
     load = testbed.callback(read, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(2, "page")}
-    here, there = [await cache(page, way, load) for page, way in pages.items()]
+    here, there = [await cache(testbed, page, redis, load) for page in await testbed.processes(2, "page")]
     for error in (LookupError("no such table"), TimeoutError("the database is busy")):
         trouble[:] = [error]
         before, product_id = len(load.calls), type(error).__name__
@@ -502,7 +539,7 @@ async def test_what_load_raises_reaches_all_and_is_not_kept(testbed: Testbed) ->
         asked = callers(here, 5, product_id)
         await loading(load, asked, before + 1)
         asked += callers(there, 5, product_id)
-        await all_wait(testbed, load, pages)
+        await all_wait(testbed, redis, load, here, there)
         load.release()
         for answer in await given(testbed, asked, 0.5, "all knew that the load had failed"):
             told = str(answer)
@@ -514,7 +551,7 @@ async def test_what_load_raises_reaches_all_and_is_not_kept(testbed: Testbed) ->
         trouble.clear()
         again = await given(testbed, callers(here, 1, product_id), 0.25, "a product was there, after a load that failed")
         same(again, HAT | {"id": product_id}, "after a load that failed")
-        loads(load, before + made + 1, "a load had failed, and the product was asked for again")
+        loads(testbed, load, before + made + 1, "a load had failed, and the product was asked for again")
 
 
 # -- death -------------------------------------------------------------------------------------------------------
@@ -527,21 +564,20 @@ async def test_a_dead_loader_delays_nobody_for_long(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(4, "page")}
-    doomed, *others = [await cache(page, way, load) for page, way in pages.items()]
+    doomed, *others = [await cache(testbed, page, redis, load) for page in await testbed.processes(4, "page")]
 
     load.hold()
     victim = callers(doomed, 10)
     await loading(load, victim)
     waiting = [task for each in others for task in callers(each, 10)]
-    await all_wait(testbed, load, {each.process: pages[each.process] for each in others})
-    loads(load, 1, "a product is being loaded, and 30 wait for it")
+    await all_wait(testbed, redis, load, *others)
+    loads(testbed, load, 1, "a product is being loaded, and 30 wait for it")
     await doomed.process.kill()
     load.release()
     answers = await given(testbed, waiting, 2.0, "all others had the product, after the loader was killed")
 
     same(answers, HAT, "the loader was killed")
-    loads(load, 2, "the loader was killed, and 30 waited in 3 processes")
+    loads(testbed, load, 2, "the loader was killed, and 30 waited in 3 processes")
     await asyncio.gather(*victim)
 
 
@@ -554,7 +590,7 @@ async def test_a_late_loader_replaces_nothing(testbed: Testbed) -> None:
     shelf = Shelf(HAT)
     shelf.waits = 1
     load = testbed.callback(shelf.load, name="load")
-    late, quick, third = [await cache(page, redis, load) for page in await testbed.processes(3, "page")]
+    late, quick, third = [await cache(testbed, page, redis, load) for page in await testbed.processes(3, "page")]
 
     old = callers(late, 1)
     await loading(load, old)
@@ -566,7 +602,7 @@ async def test_a_late_loader_replaces_nothing(testbed: Testbed) -> None:
     same([answer for answer in await asyncio.gather(*old) if answer != NEW], HAT, "the loader that had stood still")
 
     same([await third.get("hat"), await late.get("hat")], NEW, "an older load has ended after a newer one")
-    loads(load, 2, "a product was loaded by a loader that stood still and by another one")
+    loads(testbed, load, 2, "a product was loaded by a loader that stood still and by another one")
 
 
 # -- forgetting --------------------------------------------------------------------------------------------------
@@ -580,10 +616,7 @@ async def test_a_running_load_does_not_undo_forget(testbed: Testbed) -> None:
     redis = await testbed.redis()
     shelf = Shelf(HAT)
     load = testbed.callback(shelf.load, name="load")
-    first_page, second_page, third_page = await testbed.processes(3, "page")
-    way = await testbed.proxy(redis)
-    slow, quick = await cache(first_page, redis, load), await cache(second_page, redis, load)
-    third = await cache(third_page, way, load)
+    slow, quick, third = [await cache(testbed, page, redis, load) for page in await testbed.processes(3, "page")]
 
     shelf.waits = 3
     old = callers(slow, 1)
@@ -604,11 +637,11 @@ async def test_a_running_load_does_not_undo_forget(testbed: Testbed) -> None:
     shelf.let_go(2)
     await answered(testbed, redis, old, "another process is just loading anew")
     new += callers(third, 1)
-    await all_wait(testbed, load, {third_page: way})
+    await all_wait(testbed, redis, load, third)
     shelf.let_go(3)
     same(await asyncio.gather(*new), NEW, "an older load has ended while a newer one was under way")
     same([await slow.get("hat"), await third.get("hat")], NEW, "a forgotten product")
-    loads(load, 3, "a product was loaded three times, and twice forgotten meanwhile")
+    loads(testbed, load, 3, "a product was loaded three times, and twice forgotten meanwhile")
 
 
 async def answered(testbed: Testbed, redis: RedisServer, old: Sequence[asyncio.Task[Any]], when: str) -> None:
@@ -631,7 +664,7 @@ async def test_a_load_writes_in_one_step(testbed: Testbed) -> None:
     load = testbed.callback(Shelf(*(some(number) for number in range(10))).load, name="load")
     here, there = await testbed.processes(2, "page")
     way = await testbed.proxy(redis)
-    mine, other = await cache(here, way, load), await cache(there, redis, load)
+    mine, other = await cache(testbed, here, way, load), await cache(testbed, there, redis, load)
     for warm in (mine, other):
         await warm.get("sku-0")
         await warm.forget("sku-9")
@@ -673,7 +706,7 @@ async def test_after_forget_no_older_load_is_joined(testbed: Testbed) -> None:
     shelf = Shelf(HAT)
     shelf.waits = 1
     load = testbed.callback(shelf.load, name="load")
-    page = await cache(await testbed.process("page-1"), redis, load)
+    page = await cache(testbed, await testbed.process("page-1"), redis, load)
 
     old = callers(page, 1)
     await loading(load, old)
@@ -685,17 +718,17 @@ async def test_after_forget_no_older_load_is_joined(testbed: Testbed) -> None:
     shelf.let_go(1)
     await asyncio.gather(*old)
     same([await page.get("hat")], NEW, "after the older load had ended, too")
-    loads(load, 2, "a product was loaded, forgotten, and asked for three times")
+    loads(testbed, load, 2, "a product was loaded, forgotten, and asked for three times")
 
 
 async def test_forget_says_when_it_could_not(testbed: Testbed) -> None:
-    """With a dead, silent or full Redis `forget` does what it says or raises `NotForgotten`, within 0.25 seconds.
+    """With a dead or silent Redis `forget` raises `NotForgotten` within 0.25 seconds.
 
     Look: what the caller has to know who has just changed a price.
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    page = await cache(await testbed.process("page-1"), redis, load)
+    page = await cache(testbed, await testbed.process("page-1"), redis, load)
     await page.get("hat")
     await page.forget("hat")
     await page.get("hat")
@@ -726,7 +759,7 @@ async def test_answers_without_redis(testbed: Testbed) -> None:
     load = testbed.callback(Shelf(HAT, *(some(number) for number in range(60))).load, name="load")
     process = await testbed.process("page-1")
     way = await testbed.proxy(redis)
-    near, far = await cache(process, redis, load), await cache(process, way, load)
+    near, far = await cache(testbed, process, redis, load), await cache(testbed, process, way, load)
     for each, product_id in ((near, "sku-0"), (far, "sku-1")):
         same([await each.get(product_id)], some(int(product_id[4:])), "with a Redis that is well")
 
@@ -735,7 +768,7 @@ async def test_answers_without_redis(testbed: Testbed) -> None:
         asked = callers(where, 20, product_id)
         answers = await given(testbed, asked, 0.25, f"the product was there, with a Redis that is {how}")
         same(answers, some(int(product_id[4:])), f"Redis is {how}")
-        loads(load, before + 1, f"Redis is {how}, and 20 asked for a product; with {before} loads before")
+        loads(testbed, load, before + 1, f"Redis is {how}, and 20 asked for a product; with {before} loads before")
 
     async with testbed.paused(redis):
         await still(near, "silent", "sku-2")
@@ -776,40 +809,38 @@ async def test_redis_may_go_while_a_load_runs(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     load = testbed.callback(Shelf(HAT).load, name="load")
-    pages = {page: await testbed.proxy(redis) for page in await testbed.processes(2, "page")}
-    here, there = [await cache(page, way, load) for page, way in pages.items()]
+    here, there = [await cache(testbed, page, redis, load) for page in await testbed.processes(2, "page")]
 
     load.hold()
     asked = callers(here, 5)
     await loading(load, asked)
     waiting = callers(there, 5)
-    await all_wait(testbed, load, pages)
-    loads(load, 1, "a product is being loaded")
+    await all_wait(testbed, redis, load, here, there)
+    loads(testbed, load, 1, "a product is being loaded")
     async with testbed.paused(redis):
         with testbed.within(0.5, "who waited for another process had noticed that Redis is silent"):
             await loading(load, [*asked, *waiting], 2, within=2.0)
         load.release()
         answers = await given(testbed, [*asked, *waiting], 0.25, "all had the product, after both loads had ended")
         same(answers, HAT, "Redis fell silent while the load ran")
-    loads(load, 2, "Redis fell silent while one process loaded and another waited")
+    loads(testbed, load, 2, "Redis fell silent while one process loaded and another waited")
 
 
 async def test_a_slow_redis_is_used(testbed: Testbed) -> None:
-    """With a Redis that takes 0.04 seconds for an answer, products are remembered.
+    """With a Redis that takes 0.03 seconds for an answer, products are remembered.
 
     Look: whose time limit bounds each wait for Redis.
     """
     redis = await testbed.redis()
-    load = testbed.callback(Shelf(*(some(number) for number in range(10))).load, name="load")
+    load = testbed.callback(Shelf(*(some(number) for number in range(20))).load, name="load")
     way = await testbed.proxy(redis)
-    page = await cache(await testbed.process("page-1"), way, load)
-    await page.get("sku-0")
-    testbed.inject(way, Latency(0.04))
+    page = await cache(testbed, await testbed.process("page-1"), way, load)
+    testbed.inject(way, Latency(0.03))
 
-    for number in range(1, 6):  # on a machine that is slow itself, one of them will be quick enough
-        same([await page.get(f"sku-{number}")], some(number), "with a Redis that takes 0.04 s")
+    for number in range(12):  # on a machine that is slow itself, one of them will be quick enough
+        same([await page.get(f"sku-{number}")], some(number), "with a Redis that takes 0.03 s")
         before = len(load.calls)
-        same([await page.get(f"sku-{number}")], some(number), "with a Redis that takes 0.04 s")
+        same([await page.get(f"sku-{number}")], some(number), "with a Redis that takes 0.03 s")
         if len(load.calls) == before:
             return
-    raise Broken("with a Redis that takes 0.04 s for an answer, five products were loaded again as soon as asked for")
+    raise Broken("with a Redis that takes 0.03 s for an answer, 12 products were loaded again as soon as asked for")

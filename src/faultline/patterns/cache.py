@@ -15,7 +15,8 @@ process may still join a load that began before (`faultline.patterns.coherent_ca
 never two loads: `forget`, a loader that stands still for longer than its `lease`, and an outage each allow for one more.
 A silent Redis costs every call its `patience`: put a circuit breaker around the client where that is too much.
 
-**Cost.** A hit is one `GET` (with a `refresh` policy one script); a miss two round trips and one to keep what was
+**Cost.** A hit is one `GET` (with a `refresh` policy one script), shared by those of a process who ask at the same
+time, so that 50 callers who come to a cold process do not open 50 connections; a miss two round trips and one to keep what was
 loaded; a load that is slower than a third of the lease one more for each third. Who waits blocks on the server
 (`XREAD`, at most eight connections an object; beyond those it looks every 0.08 s). O(1) memory a key: the entry, a
 lease while it is loaded, a message for a second after that.
@@ -25,7 +26,7 @@ lease while it is loaded, a message for a second after that.
 - Loader killed: the lease runs out, and one of those who wait loads: `lease` + 0.1 s at the latest.
 - Loader paused, or cut off from Redis: likewise; what it brings in the end goes to its callers, and nowhere else.
 - Load raises: all who wait in this process get it; those in other processes load anew, at once; nothing is kept.
-- Redis gone while somebody waits: noticed within 0.35 s.
+- Redis gone while somebody waits: noticed within 0.4 s.
 - Redis comes back empty, fails over, or evicts: misses, and maybe a second load. Nothing wrong is kept: a lease that
   is lost is a load that is not kept.
 - A refresh in the background fails: the old value is given as long as the policy allows, a warning is logged, and the
@@ -61,7 +62,10 @@ if TYPE_CHECKING:
     from faultline.patterns.script import Commands
 
 V = TypeVar("V")
+Look = tuple[object, float]
+"""What is at the key, and the seconds until its ttl ends."""
 
+AGAIN: Look = (None, -math.inf)  # whoever looked was cancelled
 NO_ANSWER = (RedisError, OSError)  # an OSError too: the TimeoutError of asyncio
 BLOCK_MS, BLOCKED = 100, 0.22  # Redis answers a blocking command up to 0.1 s late
 LISTENERS = 8  # connections of one object on which somebody waits
@@ -96,7 +100,7 @@ class CacheAside(Generic[V]):
         unknown: float | None = None,
         jitter: float = 0.15,
         lease: float = 1.5,
-        patience: float = 0.1,
+        patience: float = 0.15,
         refresh: Refresh | None = None,
         chance: random.Random | None = None,
     ) -> None:
@@ -126,6 +130,7 @@ class CacheAside(Generic[V]):
         self._patience = patience
         self._refresh = refresh
         self._chance = chance or random.SystemRandom()  # forked processes must not expire in step
+        self._looks: dict[str, asyncio.Future[Look | None]] = {}
         self._flights: Flights[V | None] = Flights()
         self._listeners = asyncio.Semaphore(LISTENERS)
         self._refreshing: dict[str, asyncio.Task[None]] | None = None
@@ -135,11 +140,27 @@ class CacheAside(Generic[V]):
 
         A caller who is cancelled takes nobody along; the last one who waits takes the load along.
         """
+        while (look := self._looks.get(key)) is not None:
+            if (found := await asyncio.shield(look)) is not AGAIN:
+                return await self._given(key, found)
+        look = self._looks[key] = asyncio.get_running_loop().create_future()
+        found: Look | None = AGAIN  # for those who share it, if this one is cancelled
         try:
             async with asyncio.timeout(self._patience):
-                raw, left = await self._look(self._prefix + key)
+                found = await self._look(self._prefix + key)
         except NO_ANSWER:
+            found = None
+        finally:
+            if self._looks.get(key) is look:
+                del self._looks[key]
+            look.set_result(found)
+        return await self._given(key, found)
+
+    async def _given(self, key: str, found: Look | None) -> V | None:
+        """What a look has found; otherwise by a flight, with or without (None) Redis."""
+        if found is None:
             return await self._flights.join(key, lambda: self._loaded(key))
+        raw, left = found
         known = self._known(raw)
         if known is None:
             return await self._flights.join(key, lambda: self._fetched(key, raw))
@@ -162,9 +183,10 @@ class CacheAside(Generic[V]):
             old = f"what it holds may be given for up to {self._ttl:g} s more"
             raise NotForgotten(f"{keys.entry}: Redis did not say that it is gone; {old}: {error!r}") from error
         finally:
+            self._looks.pop(key, None)
             self._flights.drop(key)
 
-    async def _look(self, entry: str) -> tuple[object, float]:
+    async def _look(self, entry: str) -> Look:
         """What is at the key, and with a `refresh` policy the seconds until its ttl ends."""
         if self._refresh:
             raw, milliseconds = await LOOK.run(self._redis, (entry,)) or (None, 0)
@@ -229,15 +251,17 @@ class CacheAside(Generic[V]):
     @asynccontextmanager
     async def _renewed(self, keys: Keys, owner: str) -> AsyncIterator[None]:
         """The lease does not run out while this process lives and gets time."""
-        renewing = asyncio.create_task(self._renew(keys, owner), name=f"renew {keys.lease}")
+        over = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(keys, owner, over), name=f"renew {keys.lease}")
         try:
             yield
         finally:
-            renewing.cancel()
+            over.set()
+            renewing.cancel()  # the client may swallow it; then `over` ends the loop
             await asyncio.wait([renewing])
 
-    async def _renew(self, keys: Keys, owner: str) -> None:
-        while True:
+    async def _renew(self, keys: Keys, owner: str, over: asyncio.Event) -> None:
+        while not over.is_set():
             await asyncio.sleep(self._lease / 3)
             with suppress(*NO_ANSWER):
                 async with asyncio.timeout(self._patience):

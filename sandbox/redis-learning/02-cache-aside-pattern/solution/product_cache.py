@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-PATIENCE = 0.1  # seconds for one answer of Redis
+PATIENCE = 0.18  # seconds for one answer of Redis
 LEASE = 1.5  # seconds that a loader which has died keeps the others waiting
 POLL = 0.06  # seconds between looks at another process's load
 NO_ANSWER = (OSError, RedisError)  # an OSError too: the TimeoutError of asyncio
@@ -121,9 +121,10 @@ class ProductCache:
         return bool(ours), raw
 
     async def _load_and_keep(self, product_id: str, owner: str) -> Product | None:
-        renewing = asyncio.create_task(self._renew(product_id, owner))
+        loading = asyncio.ensure_future(self._load(product_id))
+        renewing = asyncio.create_task(self._renew(product_id, owner, loading))
         try:
-            product = await self._load(product_id)
+            product = await loading
         except BaseException:
             await self._end(product_id, owner)
             raise
@@ -133,16 +134,17 @@ class ProductCache:
         await self._end(product_id, owner, json.dumps([product]), round(life * 1000))
         return product
 
-    async def _renew(self, product_id: str, owner: str) -> None:
-        _, lease = keys(product_id)
-        while True:
+    async def _renew(self, product_id: str, owner: str, loading: asyncio.Future[Any]) -> None:
+        while not loading.done():
             await asyncio.sleep(LEASE / 3)
-            with suppress(*NO_ANSWER):
-                await in_time(self._redis.eval(RENEW, 1, lease, owner, round(LEASE * 1000)))
+            await self._tell(RENEW, 1, keys(product_id)[1], owner, round(LEASE * 1000))
 
     async def _end(self, product_id: str, owner: str, value: str = "", life: int = 0) -> None:
+        await self._tell(END, 2, *keys(product_id), owner, value, life)
+
+    async def _tell(self, script: str, *words: Any) -> None:
         with suppress(*NO_ANSWER):
-            await in_time(self._redis.eval(END, 2, *keys(product_id), owner, value, life))
+            await in_time(self._redis.eval(script, *words))
 
 
 def keys(product_id: str) -> tuple[str, str]:
