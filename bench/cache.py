@@ -64,7 +64,8 @@ async def readers(url: str, tag: str, ttl: float, load: Load) -> AsyncIterator[d
         def ours(name: str, refresh: Any = None) -> CacheAside[Any]:
             return CacheAside(client, by_key, ttl, prefix=f"{name}:", jitter=0.0, refresh=refresh, lease=LEASE)
 
-        found: dict[str, Read] = {HAND: hand, OURS: lambda cache=ours("plain"): cache.get(tag)}
+        plain = ours("plain")
+        found: dict[str, Read] = {HAND: hand, OURS: lambda: plain.get(tag)}
         for name, refresh in ((SWR, StaleWhileRevalidate(beyond=ttl)), (EARLY, Early()), (XFETCH, XFetch())):
             cache = await opened.enter_async_context(ours(name, refresh))
             found[name] = lambda cache=cache: cache.get(tag)
@@ -242,12 +243,12 @@ async def costs(url: str, *, calls: int, rounds: int, chance: random.Random) -> 
             return json.loads(await client.get("raw") or b"")
 
         candidates: dict[str, Read] = {RAW: raw}
-        candidates |= {name: found[name] for name in (HAND, OURS, SWR, CASHEWS, LOCKED, CASHEWS_EARLY, AIOCACHE, STAMPEDE)}
+        candidates |= {
+            name: found[name] for name in (HAND, OURS, SWR, CASHEWS, LOCKED, CASHEWS_EARLY, AIOCACHE, STAMPEDE)
+        }
         for read in candidates.values():
             await read()
-        seen = await compare(
-            candidates, base=RAW, calls=calls, rounds=rounds, chance=chance, clock=time.thread_time
-        )
+        seen = await compare(candidates, base=RAW, calls=calls, rounds=rounds, chance=chance, clock=time.thread_time)
     print(f"\nCA1  a hit: us of the client's processor time, median of {rounds} rounds of {calls}; ratio to raw")
     for name, cost in seen.items():
         print(f"  {name:34} {cost.middle:7.0f}  ({min(cost.rounds):.0f}-{max(cost.rounds):.0f})   x{cost.ratio:.2f}")
@@ -260,7 +261,9 @@ async def misses(fleet: Fleet, *, rounds: int, chance: random.Random) -> bool:
     for _ in range(rounds):
         for name in chance.sample(names, len(names)):
             seen[name].append(await fleet.ask("cold", name))
-    print(f"\nCA2  {PROCESSES} x {READERS} miss at the same time, a load takes {SLOW} s: loads by round; s, the last reader")
+    print(
+        f"\nCA2  {PROCESSES} x {READERS} miss at once, a load takes {SLOW} s: loads by round; s until the last reader"
+    )
     for name, results in seen.items():
         last = median(max(result.took) for result in results)
         print(f"  {name:34} {', '.join(str(result.loads) for result in results):16} {last:6.2f}")
@@ -269,7 +272,7 @@ async def misses(fleet: Fleet, *, rounds: int, chance: random.Random) -> bool:
 
 
 async def deaths(fleet: Fleet, *, rounds: int) -> bool:
-    print("  the loader is killed 0.1 s after it began: loads by round; s from the beginning of the load to the last reader")
+    print("  the loader is killed 0.1 s after it began: loads by round; s until the last reader")
     seen: dict[str, list[Seen]] = {}
     for name, times in ((OURS, rounds), (LOCKED, 1), (DOGPILE, 1)):
         for _ in range(times):
@@ -291,8 +294,8 @@ async def hot_key(fleet: Fleet, *, rounds: int, chance: random.Random) -> bool:
             seen[name].append(await fleet.ask("hot", name))
     ideal = rounds * SECONDS / TTL
     print(
-        f"\nCA3  a hot key: {PROCESSES} x {LOOPS} readers, ttl {TTL:g} s, load {SLOW} s, {rounds} x {SECONDS:g} s: loads "
-        f"after the first (once a ttl: {ideal:.0f}); reads; those over {SLOW / 2:g} s; ms p50, p99"
+        f"\nCA3  a hot key: {PROCESSES} x {LOOPS} readers, ttl {TTL:g} s, load {SLOW} s, {rounds} x {SECONDS:g} s: "
+        f"loads after the first (once a ttl: {ideal:.0f}); reads; those over {SLOW / 2:g} s; ms p50, p99"
     )
     after: Mapping[str, int] = {name: sum(result.loads - 1 for result in seen[name]) for name in names}
     slow: dict[str, int] = {}

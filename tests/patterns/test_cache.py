@@ -1,4 +1,4 @@
-"""What our cache promises beyond the checks of redis/02: options, what it leaves behind, who is woken, what it costs."""
+"""What our cache promises beyond the checks of redis/02: options, what it leaves behind, who is woken, its cost."""
 
 from __future__ import annotations
 
@@ -120,8 +120,10 @@ async def test_a_miss_costs_three_round_trips_and_a_hit_one(servers: Servers, se
     assert (missed - before, proxy.counts.requests - missed) == (3, 1)
 
 
-async def test_waiters_of_another_process_are_woken(servers: Servers, server: Instance, redis: Redis, until: Until) -> None:
-    """They block on the server: the load's end is what they wait for, and nothing is sent meanwhile but the next block."""
+async def test_waiters_of_another_process_are_woken(
+    servers: Servers, server: Instance, redis: Redis, until: Until
+) -> None:
+    """They block on the server: the end of the load is what they wait for."""
     database = Database()
     database.open.clear()
     proxy = await servers.proxy(server)
@@ -133,7 +135,9 @@ async def test_waiters_of_another_process_are_woken(servers: Servers, server: In
         await until(blocked(redis))
         database.open.set()
         await loading
-        hold = proxy.hold(named("EVALSHA"))  # who is woken asks again; who polls would have to send something else first
+        hold = proxy.hold(
+            named("EVALSHA")
+        )  # who is woken asks again; who polls would have to send something else first
         await hold.reached(2)
         assert proxy.commands[-2].args[0] == b"XREAD"
         hold.release()
@@ -142,7 +146,9 @@ async def test_waiters_of_another_process_are_woken(servers: Servers, server: In
     assert database.loads == 1
 
 
-async def test_more_keys_than_listeners_are_waited_for(servers: Servers, redis: Redis, server: Instance, until: Until) -> None:
+async def test_more_keys_than_listeners_are_waited_for(
+    servers: Servers, redis: Redis, server: Instance, until: Until
+) -> None:
     database = Database()
     database.open.clear()
     here, there = CacheAside(redis, database.load), CacheAside(servers.client(server), database.load)
@@ -216,7 +222,9 @@ async def test_the_last_caller_who_is_cancelled_gives_the_lease_back(redis: Redi
     assert all(caller.cancelled() for caller in callers)
 
 
-async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(servers: Servers, server: Instance, redis: Redis) -> None:
+async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(
+    servers: Servers, server: Instance, redis: Redis
+) -> None:
     """Otherwise it would keep others waiting until it expires."""
     proxy = await servers.proxy(server)
     database = Database()

@@ -29,7 +29,9 @@ def test_nothing_and_an_empty_value_are_two_things() -> None:
 @given(payload=st.binary(min_size=1, max_size=40), data=st.data())
 def test_one_changed_byte_or_a_cut_is_a_miss(payload: bytes, data: st.DataObject) -> None:
     entry = packed(payload, 0.0)
-    position = data.draw(st.integers(0, len(entry) - 1).filter(lambda place: not 7 <= place < 11))  # not the time it took
+    position = data.draw(
+        st.integers(0, len(entry) - 1).filter(lambda place: not 7 <= place < 11)
+    )  # not the time it took
     changed = bytearray(entry)
     changed[position] ^= data.draw(st.integers(1, 255))
 

@@ -25,7 +25,9 @@ async def age(redis: Redis, *, left: float) -> None:
     assert await redis.pexpire(KEY, round(left * 1000))
 
 
-async def test_an_old_value_is_given_while_one_load_runs(servers: Servers, server: Instance, redis: Redis, until: Until) -> None:
+async def test_an_old_value_is_given_while_one_load_runs(
+    servers: Servers, server: Instance, redis: Redis, until: Until
+) -> None:
     database = Database(HAT, NEW)
     policy = StaleWhileRevalidate(beyond=30.0)
     async with (
@@ -148,7 +150,9 @@ async def test_a_cache_that_would_need_a_background_says_so(redis: Redis) -> Non
         await cache.get("hat")
 
 
-async def test_without_redis_a_due_refresh_costs_nobody_anything(redis: Redis, servers: Servers, server: Instance) -> None:
+async def test_without_redis_a_due_refresh_costs_nobody_anything(
+    redis: Redis, servers: Servers, server: Instance
+) -> None:
     database = Database()
     async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")

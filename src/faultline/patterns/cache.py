@@ -11,15 +11,15 @@ began, nor if another one has loaded because this one stood still. Whatever else
 costs a call at most `2 * patience` beyond its own answers, dead, silent or full; then each process loads for itself.
 
 **Not promised.** That a value is never old: `forget` reaches what is in Redis and in this object; a caller of another
-process may still join a load that began before (`faultline.patterns.coherent_cache` is about that). Nor that there are
-never two loads: `forget`, a loader that stands still for longer than its `lease`, and an outage each allow for one more.
-A silent Redis costs every call its `patience`: put a circuit breaker around the client where that is too much.
+process may still join a load that began before. Nor that there are never two loads: `forget`, a loader that stands
+still for longer than its `lease`, and an outage each allow for one more. A silent Redis costs every call its
+`patience`: put a circuit breaker around the client where that is too much.
 
 **Cost.** A hit is one `GET` (with a `refresh` policy one script), shared by those of a process who ask at the same
-time, so that 50 callers who come to a cold process do not open 50 connections; a miss two round trips and one to keep what was
-loaded; a load that is slower than a third of the lease one more for each third. Who waits blocks on the server
-(`XREAD`, at most eight connections an object; beyond those it looks every 0.08 s). O(1) memory a key: the entry, a
-lease while it is loaded, a message for a second after that.
+time, so that 50 callers who come to a cold process do not open 50 connections; a miss two round trips and one to keep
+what was loaded; a load that is slower than a third of the lease one more for each third. Who waits blocks on the
+server (`XREAD`, at most eight connections an object; beyond those it looks every 0.08 s). O(1) memory a key: the
+entry, a lease while it is loaded, a message for a second after that.
 
 **When something fails**
 
@@ -323,4 +323,3 @@ class CacheAside(Generic[V]):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-

@@ -18,7 +18,8 @@ The time that Redis has
     An answer of Redis that takes 0.05 seconds is waited for. A Redis that does not answer costs a `get` no more than
     0.25 seconds, all its waits for Redis together. An error that Redis answers with ("out of memory", for example)
     counts as no answer. Your own process takes part in that time: 50 callers who ask Redis for the same product at the
-    same moment, over 50 connections, need more of it than one who asks for all. Once Redis answers again, products are remembered again within a second.
+    same moment, over 50 connections, need more of it than one who asks for all. Once Redis answers again, products are
+    remembered again within a second.
 The keys
     What is remembered about a product, also that it is unknown, is one Redis string at `product:ID`, in a format of
     yours, with an expiry of Redis's own. Other keys and channels of yours start with `product:ID:`, and the keys
@@ -54,9 +55,7 @@ class NotForgotten(Exception):
 class ProductCache:
     """What the database knows of products, remembered for a while."""
 
-    def __init__(
-        self, redis: Redis, load: Callable[[str], Awaitable[Product | None]], ttl: float = 300.0
-    ) -> None:
+    def __init__(self, redis: Redis, load: Callable[[str], Awaitable[Product | None]], ttl: float = 300.0) -> None:
         """Talk to no server yet.
 
         `load(product_id)` reads the database: the product, or None if there is none of that ID. It may take anything

@@ -54,9 +54,7 @@ class NotForgotten(Exception):
 class ProductCache:
     """What the database knows of products, remembered for a while."""
 
-    def __init__(
-        self, redis: Redis, load: Callable[[str], Awaitable[Product | None]], ttl: float = 300.0
-    ) -> None:
+    def __init__(self, redis: Redis, load: Callable[[str], Awaitable[Product | None]], ttl: float = 300.0) -> None:
         if ttl < 1:
             raise ValueError(f"a ttl of {ttl} s")
         self._redis = redis
@@ -111,7 +109,7 @@ class ProductCache:
             return None
 
     async def _take(self, product_id: str, owner: str) -> tuple[bool, Any]:
-        """Whether the lease is ours, and then what is remembered: somebody may have been quicker since the last look."""
+        """Whether the lease is ours, and what is there now: somebody may have been quicker since the last look."""
         entry, lease = keys(product_id)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(lease, owner, nx=True, px=round(LEASE * 1000)).get(entry)
