@@ -129,7 +129,7 @@ def dogpile(url: str, tag: str, ttl: float, load: Load) -> Read:
 
 async def work(url: str, number: str) -> None:
     """Do what the list says, until it says nothing any more."""
-    async with Redis.from_url(url) as client:
+    async with Redis.from_url(url, socket_timeout=None) as client:
 
         async def load() -> Any:
             await client.incr("loads")
@@ -228,7 +228,8 @@ class Fleet:
 
     async def end(self, number: str) -> None:
         member = self.members.pop(number)
-        member.send_signal(signal.SIGKILL)
+        if member.returncode is None:
+            member.send_signal(signal.SIGKILL)
         await member.wait()
 
 
@@ -320,7 +321,7 @@ async def main() -> bool:
         async with Supervisor(Path(folder)) as supervisor:
             server = await supervisor.start("redis")
             url = f"redis://{server.host}:{server.port}"
-            async with Redis.from_url(url) as client:
+            async with Redis.from_url(url, socket_timeout=None) as client:
                 facts = await client.info("server")
                 libraries = ("redis", "hiredis", "cashews", "aiocache", "dogpile.cache")
                 print(

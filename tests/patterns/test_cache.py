@@ -242,13 +242,30 @@ async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(
 
 async def test_who_finds_the_lease_taken_learns_where_the_messages_end(redis: Redis) -> None:
     keys = Keys.of(KEY)
-    assert await TAKE.run(redis, keys.all, "first", 1000, b"") == [1]
-    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [0, b"0-0"]
+    assert await TAKE.run(redis, keys.all, "first", 60_000, b"") == [1]
+
+    async def waiting(seen: bytes = b"") -> list[Any]:
+        *answer, left = await TAKE.run(redis, keys.all, "second", 60_000, seen)
+        assert 50_000 < left <= 60_000
+        return answer
+
+    assert await waiting() == [0, b"0-0"]
     number = await redis.xadd(keys.done, {"": ""})
-    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [0, number]
+    assert await waiting() == [0, number]
     await redis.set(KEY, "spoilt")
-    assert await TAKE.run(redis, keys.all, "second", 1000, b"") == [2, b"spoilt"]
-    assert await TAKE.run(redis, keys.all, "second", 1000, b"spoilt") == [0, number]
+    assert await waiting(b"spoilt") == [0, number]
+    assert await TAKE.run(redis, keys.all, "second", 60_000, b"") == [2, b"spoilt"]
+
+
+async def test_a_lease_that_ends_is_taken_at_once(redis: Redis, until: Until) -> None:
+    """Its holder has died; what is left of it is known."""
+    lost = asyncio.get_running_loop().time() + 0.4
+    await redis.set(f"{KEY}:lease", "somebody who died", px=400)
+    database = Database()
+
+    assert await CacheAside(redis, database.load).get("hat") == HAT
+
+    assert lost - 0.01 < asyncio.get_running_loop().time() < lost + 0.25
 
 
 async def test_forget_says_what_it_does_not_know(servers: Servers, server: Instance) -> None:

@@ -70,7 +70,7 @@ async def query(db: Db, number: int) -> Any:
 async def reader(way: str) -> None:
     """A process of readers, with one connection to the database."""
     async with (
-        Redis.from_url(os.environ["REDIS_URL"]) as redis,
+        Redis.from_url(os.environ["REDIS_URL"], socket_timeout=60) as redis,
         await psycopg.AsyncConnection.connect(os.environ["POSTGRES_URL"], autocommit=True) as db,
     ):
         pages = Pages(redis, lambda number: query(db, number), way)

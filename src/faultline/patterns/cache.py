@@ -23,7 +23,7 @@ entry, a lease while it is loaded, a message for a second after that.
 
 **When something fails**
 
-- Loader killed: the lease runs out, and one of those who wait loads: `lease` + 0.1 s at the latest.
+- Loader killed: the lease runs out, and one of those who wait loads, a few milliseconds later.
 - Loader paused, or cut off from Redis: likewise; what it brings in the end goes to its callers, and nowhere else.
 - Load raises: all who wait in this process get it; those in other processes load anew, at once; nothing is kept.
 - Redis gone while somebody waits: noticed within 0.4 s.
@@ -70,7 +70,8 @@ NO_ANSWER = (RedisError, OSError)  # an OSError too: the TimeoutError of asyncio
 BLOCK_MS, BLOCKED = 100, 0.22  # Redis answers a blocking command up to 0.1 s late
 LISTENERS = 8  # connections of one object on which somebody waits
 GLANCE = 0.08  # seconds between looks where nobody wakes us
-AGAIN = 1.0  # seconds after a refresh that failed
+SOON = 0.005  # seconds, at least, before the end of a lease is looked for
+RETRY = 1.0  # seconds after a refresh that failed
 MINE, KEPT = 1, 2  # answers of TAKE
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ class CacheAside(Generic[V]):
                 if known := self._known(seen):
                     return known[0]
             else:
-                await self._woken(keys, more[0])
+                await self._woken(keys, *more)
 
     async def _kept(self, key: str, keys: Keys, owner: str) -> V | None:
         """Load, keep what comes if the lease is still ours, and give it back in any case."""
@@ -267,15 +268,16 @@ class CacheAside(Generic[V]):
                 async with asyncio.timeout(self._patience):
                     await RENEW.run(self._redis, (keys.lease,), owner, self._lease_ms)
 
-    async def _woken(self, keys: Keys, last: object) -> None:
-        """When a load has ended, or for a moment: its holder may have died."""
-        if not self._listeners.locked():
+    async def _woken(self, keys: Keys, last: bytes, lease_left: int) -> None:
+        """When a load has ended, or when the lease may have: its holder has died, or renews it."""
+        left = lease_left / 1000
+        if left > BLOCKED and not self._listeners.locked():
             with suppress(*NO_ANSWER):
                 async with self._listeners, asyncio.timeout(BLOCKED):
                     words = ("COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", keys.done, last)
                     await self._redis.execute_command("XREAD", *words)
                     return
-        await asyncio.sleep(GLANCE)
+        await asyncio.sleep(max(SOON, min(left, GLANCE)))
 
     @property
     def _lease_ms(self) -> int:
@@ -308,7 +310,7 @@ class CacheAside(Generic[V]):
             await self._kept(key, keys, owner)
         except Exception:  # the load's, and nobody waits for it: what is there is still good for a while
             log.warning("refreshing %s failed; what is there stays for now", keys.entry, exc_info=True)
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY)
 
     async def __aenter__(self) -> Self:
         self._refreshing = {}

@@ -44,12 +44,12 @@ return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}
 
 TAKE = Script("""
 -- KEYS entry lease done; ARGV owner, ttl of the lease in ms, the entry that was seen and is none
--- answers an entry, or 1 if the lease is ours, or 0 and the last message in `done`
+-- answers an entry, or 1 if the lease is ours, or 0, the last message in `done`, and the ms that the lease has left
 local kept = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1])
 if kept and kept ~= ARGV[3] then return {2, kept} end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-return {0, last and last[1] or '0-0'}
+return {0, last and last[1] or '0-0', redis.call('PTTL', KEYS[2])}
 """)
 
 LEASE = Script("""
