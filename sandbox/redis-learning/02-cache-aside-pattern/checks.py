@@ -259,8 +259,7 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
     load = testbed.callback(Shelf(HAT).load, name="load")
     page = await cache(testbed, await testbed.process("page-1"), redis, load)
     await page.get("hat")
-    entry = await redis.truth.get("product:hat")
-    assert entry, "nothing is remembered at product:hat"
+    entry = await remembered(redis, "hat")
 
     old = {"id": "hat", "name": "Hüt"}
     spoilt = {
@@ -281,6 +280,13 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
     await redis.truth.rpush("product:hat", "hat", "shoe")
     await replaced(testbed, page, load, "a Redis list", len(spoilt) + 2)
     await lives(redis, "product:hat", 48.0, 60.0)
+
+
+async def remembered(redis: RedisServer, product_id: str) -> bytes:
+    """The entry of a product."""
+    entry = await redis.truth.get(f"product:{product_id}")
+    assert isinstance(entry, bytes), f"nothing is remembered at product:{product_id}"
+    return entry
 
 
 async def replaced(testbed: Testbed, page: Remote, load: Callback, what: str, promised: int) -> None:
@@ -411,7 +417,7 @@ async def overtaken(
 ) -> str:
     """Another process's entry appears before that request of a miss: `seen`, or it `loads` already, or `late`."""
     await other.get(product_id)
-    entry = await redis.truth.get(f"product:{product_id}")
+    entry = await remembered(redis, product_id)
     await redis.truth.delete(*await redis.truth.keys(f"product:{product_id}*"))
     before = len(load.calls)
     held = way.proxy.hold(lambda _: True, skip=position - 1)

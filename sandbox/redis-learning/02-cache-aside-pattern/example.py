@@ -90,7 +90,7 @@ async def stampede(redis: Redis, db: Db, way: str) -> tuple[int, float]:
     start = time.monotonic()
     await redis.rpush("example:go", *range(PROCESSES))
     assert [await process.wait() for process in began] == [0] * PROCESSES, "a process of readers has failed"
-    return await loads(db) - before, max(map(float, await redis.lpop("example:done", PROCESSES))) - start
+    return await loads(db) - before, max(map(float, await redis.lpop("example:done", PROCESSES) or ())) - start
 
 
 async def loads(db: Db) -> int:

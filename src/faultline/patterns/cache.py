@@ -141,11 +141,13 @@ class CacheAside(Generic[V]):
 
         A caller who is cancelled takes nobody along; the last one who waits takes the load along.
         """
+        found: Look | None
         while (look := self._looks.get(key)) is not None:
-            if (found := await asyncio.shield(look)) is not AGAIN:
+            found = await asyncio.shield(look)
+            if found is not AGAIN:
                 return await self._given(key, found)
         look = self._looks[key] = asyncio.get_running_loop().create_future()
-        found: Look | None = AGAIN  # for those who share it, if this one is cancelled
+        found = AGAIN  # for those who share it, if this one is cancelled
         try:
             async with asyncio.timeout(self._patience):
                 found = await self._look(self._prefix + key)

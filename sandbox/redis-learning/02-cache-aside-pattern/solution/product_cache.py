@@ -112,7 +112,8 @@ class ProductCache:
         """Whether the lease is ours, and what is there now: somebody may have been quicker since the last look."""
         entry, lease = keys(product_id)
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(lease, owner, nx=True, px=round(LEASE * 1000)).get(entry)
+            pipe.set(lease, owner, nx=True, px=round(LEASE * 1000))
+            pipe.get(entry)
             ours, raw = await in_time(pipe.execute(raise_on_error=False))
         if isinstance(ours, RedisError):
             raise ours
