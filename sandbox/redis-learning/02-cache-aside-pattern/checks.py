@@ -194,7 +194,7 @@ async def lives(redis: RedisServer, key: str, least: float, most: float) -> None
     assert left != -0.001, f"{key} never expires"
     assert least - 2.0 <= left <= most, f"{key} has {left:.1f} s to live; promised are {least:g} to {most:g} s"
     for other in await redis.truth.keys():
-        name = other.decode(errors="replace")
+        name = str(other, errors="replace") if isinstance(other, bytes) else other
         assert name.startswith("product:"), f"there is a key {name!r}; every key starts with 'product:ID'"
         assert await redis.truth.pttl(other) != -1, f"the key {name!r} never expires"
 
