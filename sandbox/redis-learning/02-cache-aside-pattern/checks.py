@@ -156,12 +156,14 @@ def loads(testbed: Testbed, load: Callback, promised: int, what: str) -> None:
 async def test_remembers_for_a_while(testbed: Testbed) -> None:
     """What was loaded is given again without a load, in every process, until it expires, is deleted or forgotten.
 
+    The clocks of the two processes are four minutes apart.
+
     Look: the docstrings of `ProductCache`, and "The keys" in the starter.
     """
     redis = await testbed.redis()
     shelf = Shelf(HAT, SHOE)
     load = testbed.callback(shelf.load, name="load")
-    here, there = await testbed.processes(2, "page")
+    here, there = [await testbed.process(f"page-{at + 1}", clock_offset=at * 240.0) for at in range(2)]
     mine, yours = await cache(testbed, here, redis, load), await cache(testbed, there, redis, load)
 
     same([await mine.get("hat") for _ in range(2)] + [await yours.get("hat")], HAT, "a product, asked for three times")
@@ -632,6 +634,7 @@ async def test_a_running_load_does_not_undo_forget(testbed: Testbed) -> None:
     await loading(load, old)
     shelf.products["hat"] = NEW
     await quick.forget("hat")
+    await pass_time(testbed, 0.9)  # time for the old load to renew what it has lost
     shelf.let_go(1)
     await answered(testbed, redis, old, "nobody has loaded since")
 
