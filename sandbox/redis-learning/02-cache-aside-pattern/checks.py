@@ -202,7 +202,7 @@ async def lives(redis: RedisServer, key: str, least: float, most: float) -> None
 
 
 async def test_a_hit_costs_one_round_trip(testbed: Testbed) -> None:
-    """What is remembered costs one round trip to Redis, also that a product is unknown.
+    """What is remembered costs one round trip to Redis, also that a product is unknown, and lives no longer for it.
 
     Look: what `get` asks Redis before it knows whether there is anything to load.
     """
@@ -214,12 +214,15 @@ async def test_a_hit_costs_one_round_trip(testbed: Testbed) -> None:
         await page.get(product_id)
 
     for what, product_id in (("a product", "hat"), ("an unknown product", "ghost")):
+        await redis.truth.pexpire(f"product:{product_id}", 5_000)
         before = way.proxy.counts
         await page.get(product_id)
         trips = (way.proxy.counts - before).round_trips
         if not trips:
             raise Broken(f"{what} that is remembered was given without asking Redis; nothing is kept in the process")
         assert trips == 1, f"{what} that is remembered cost {trips} round trips; promised is 1"
+        left = await redis.truth.pttl(f"product:{product_id}") / 1000
+        assert left <= 5, f"{what} had 5 s to live, was asked for, and has {left:.1f} s"
     loads(testbed, load, 3, "three products were asked for, one after the other")
 
 
