@@ -16,6 +16,7 @@ from faultline.components.proxy import named
 from faultline.patterns import CacheAside, NotForgotten, PatternError
 from faultline.patterns.cache_entry import packed
 from faultline.patterns.cache_scripts import TAKE, Keys
+from faultline.testbed.speed import measured_lateness
 
 if TYPE_CHECKING:
     from tests.patterns.conftest import Servers, Until
@@ -45,6 +46,11 @@ class Database:
         return answer
 
 
+def patient(redis: Redis, load: Any, ttl: float = 300.0, **options: Any) -> CacheAside[Any]:
+    """For where it is not the subject how long Redis may take on a busy machine."""
+    return CacheAside(redis, load, ttl, **({"patience": 5.0} | options))
+
+
 def blocked(redis: Redis) -> Any:
     async def blocked() -> int:
         return int((await redis.info("clients"))["blocked_clients"])
@@ -71,7 +77,7 @@ def test_what_cannot_be_promised_is_refused(wrong: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(("answer", "least", "most"), [(HAT, 80.0, 100.0), (None, 4.0, 5.0)])
 async def test_options_say_how_long_and_where(redis: Redis, answer: Any, least: float, most: float) -> None:
-    cache = CacheAside(redis, Database(answer).load, 100.0, prefix="shop/", unknown=5.0, jitter=0.2)
+    cache = patient(redis, Database(answer).load, 100.0, prefix="shop/", unknown=5.0, jitter=0.2)
 
     assert await cache.get("hat") == answer
 
@@ -81,7 +87,7 @@ async def test_options_say_how_long_and_where(redis: Redis, answer: Any, least: 
 
 
 async def test_without_jitter_all_live_equally_long(redis: Redis) -> None:
-    cache = CacheAside(redis, Database().load, 100.0, jitter=0.0)
+    cache = patient(redis, Database().load, 100.0, jitter=0.0)
 
     await asyncio.gather(*(cache.get(str(number)) for number in range(20)))
 
@@ -95,7 +101,7 @@ async def test_values_are_as_the_caller_writes_them(redis: Redis) -> None:
         return int(payload)
 
     database = Database(7)
-    cache: CacheAside[int] = CacheAside(redis, database.load, encode=lambda number: b"%d" % number, decode=decode)
+    cache: CacheAside[int] = patient(redis, database.load, encode=lambda number: b"%d" % number, decode=decode)
 
     assert [await cache.get("hat"), await cache.get("hat")] == [7, 7]
     assert (await raw(redis)).endswith(b"7")
@@ -105,7 +111,7 @@ async def test_values_are_as_the_caller_writes_them(redis: Redis) -> None:
 
 
 async def test_what_cannot_be_encoded_is_raised_and_keeps_no_lease(redis: Redis) -> None:
-    cache = CacheAside(redis, Database({1, 2}).load)
+    cache = patient(redis, Database({1, 2}).load)
 
     with pytest.raises(TypeError):
         await cache.get("hat")
@@ -115,7 +121,7 @@ async def test_what_cannot_be_encoded_is_raised_and_keeps_no_lease(redis: Redis)
 
 async def test_a_miss_costs_three_round_trips_and_a_hit_one(servers: Servers, server: Instance) -> None:
     proxy = await servers.proxy(server)
-    cache = CacheAside(servers.client(proxy), Database().load)
+    cache = patient(servers.client(proxy), Database().load)
     await cache.get("shoe")
     before = proxy.counts.requests
 
@@ -133,7 +139,7 @@ async def test_waiters_of_another_process_are_woken(
     database = Database()
     database.open.clear()
     proxy = await servers.proxy(server)
-    here, there = CacheAside(redis, database.load), CacheAside(servers.client(proxy), database.load)
+    here, there = patient(redis, database.load), patient(servers.client(proxy), database.load)
     async with asyncio.TaskGroup() as group:
         loading = group.create_task(here.get("hat"))
         await until(lambda: asyncio.sleep(0, database.loads))
@@ -157,16 +163,20 @@ async def test_more_keys_than_listeners_are_waited_for(
 ) -> None:
     database = Database()
     database.open.clear()
-    here, there = CacheAside(redis, database.load), CacheAside(servers.client(server), database.load)
+    here, there = patient(redis, database.load), patient(servers.client(server), database.load)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(here.get(str(number))) for number in range(20)]
         await until(lambda: asyncio.sleep(0, database.loads == 20))
         tasks += [group.create_task(there.get(str(number))) for number in range(20)]
 
+        seen: list[int] = []
+
         async def full() -> bool:
-            return await blocked(redis)() == 8
+            seen.append(await blocked(redis)())
+            return 8 in seen and len(seen) > 50
 
         await until(full)
+        assert max(seen) == 8
         database.open.set()
 
     assert [task.result() for task in tasks] == [HAT] * 40
@@ -176,7 +186,7 @@ async def test_more_keys_than_listeners_are_waited_for(
 async def test_the_lease_is_renewed_and_then_given_back(redis: Redis, until: Until) -> None:
     database = Database()
     database.open.clear()
-    cache = CacheAside(redis, database.load, lease=0.3)
+    cache = patient(redis, database.load, lease=0.3)
     loading = asyncio.create_task(cache.get("hat"))
     await until(lambda: redis.get(f"{KEY}:lease"))
     owner, began = await redis.get(f"{KEY}:lease"), asyncio.get_running_loop().time()
@@ -196,7 +206,7 @@ async def test_the_lease_is_renewed_and_then_given_back(redis: Redis, until: Unt
 async def test_a_lease_that_went_to_another_is_neither_renewed_nor_used(redis: Redis, until: Until) -> None:
     database = Database()
     database.open.clear()
-    cache = CacheAside(redis, database.load, lease=0.15)
+    cache = patient(redis, database.load, lease=0.15)
     loading = asyncio.create_task(cache.get("hat"))
     await until(lambda: redis.get(f"{KEY}:lease"))
     await redis.set(f"{KEY}:lease", "somebody else", px=600)
@@ -216,7 +226,7 @@ async def test_a_lease_that_went_to_another_is_neither_renewed_nor_used(redis: R
 async def test_the_last_caller_who_is_cancelled_gives_the_lease_back(redis: Redis, until: Until) -> None:
     database = Database()
     database.open.clear()
-    cache = CacheAside(redis, database.load)
+    cache = patient(redis, database.load)
     callers = [asyncio.create_task(cache.get("hat")) for _ in range(3)]
     await until(lambda: redis.exists(f"{KEY}:lease"))
 
@@ -234,7 +244,7 @@ async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(
     """Otherwise it would keep others waiting until it expires."""
     proxy = await servers.proxy(server)
     database = Database()
-    cache = CacheAside(servers.client(proxy), database.load)
+    cache = CacheAside(servers.client(proxy, timeout=5.0), database.load, patience=0.3)
     await cache.get("shoe")
     lost = proxy.hold_reply(lambda args: args[0] == b"EVALSHA")
 
@@ -269,9 +279,11 @@ async def test_a_lease_that_ends_is_taken_at_once(redis: Redis, until: Until) ->
     await redis.set(f"{KEY}:lease", "somebody who died", px=400)
     database = Database()
 
-    assert await CacheAside(redis, database.load).get("hat") == HAT
+    async with measured_lateness() as lateness:
+        assert await patient(redis, database.load).get("hat") == HAT
+        taken = asyncio.get_running_loop().time()
 
-    assert lost - 0.01 < asyncio.get_running_loop().time() < lost + 0.25
+    assert lost - 0.01 < taken < lost + 0.1 + 3 * lateness.worst_since(0.0)
 
 
 async def test_forget_says_what_it_does_not_know(servers: Servers, server: Instance) -> None:
@@ -288,7 +300,7 @@ async def test_forget_says_what_it_does_not_know(servers: Servers, server: Insta
 
 
 async def test_json_is_the_default(redis: Redis) -> None:
-    cache = CacheAside(redis, Database().load)
+    cache = patient(redis, Database().load)
     await cache.get("hat")
 
     assert json.loads((await raw(redis))[11:]) == HAT
@@ -296,7 +308,7 @@ async def test_json_is_the_default(redis: Redis) -> None:
 
 async def test_nothing_is_left_running(redis: Redis) -> None:
     before = asyncio.all_tasks()
-    cache = CacheAside(redis, Database(HAT, LookupError()).load)
+    cache = patient(redis, Database(HAT, LookupError()).load)
     await cache.get("hat")
     with suppress(LookupError):
         await cache.get("shoe")

@@ -7,9 +7,9 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.patterns.test_cache import HAT, KEY, Database
+from tests.patterns.test_cache import HAT, KEY, Database, patient
 
-from faultline.patterns import CacheAside, Early, StaleWhileRevalidate
+from faultline.patterns import Early, StaleWhileRevalidate
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -31,8 +31,8 @@ async def test_an_old_value_is_given_while_one_load_runs(
     database = Database(HAT, NEW)
     policy = StaleWhileRevalidate(beyond=30.0)
     async with (
-        CacheAside(redis, database.load, 10.0, refresh=policy) as here,
-        CacheAside(servers.client(server), database.load, 10.0, refresh=policy) as there,
+        patient(redis, database.load, 10.0, refresh=policy) as here,
+        patient(servers.client(server), database.load, 10.0, refresh=policy) as there,
     ):
         await here.get("hat")
         assert 38 <= await redis.pttl(KEY) / 1000 <= 40
@@ -58,7 +58,7 @@ async def test_an_old_value_is_given_while_one_load_runs(
 async def test_early_loads_before_the_end(redis: Redis, until: Until) -> None:
     database = Database(HAT, NEW)
     database.open.clear()
-    async with CacheAside(redis, database.load, 10.0, refresh=Early(loads=3.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=Early(loads=3.0)) as cache:
         first = asyncio.create_task(cache.get("hat"))
         await until(lambda: asyncio.sleep(0, database.loads))
         await asyncio.sleep(0.1)  # what the load takes: the policy counts in it
@@ -81,7 +81,7 @@ async def test_early_loads_before_the_end(redis: Redis, until: Until) -> None:
 async def test_who_comes_late_to_a_refresh_does_not_load_again(redis: Redis, until: Until) -> None:
     """Between looking and asking for the lease another process has loaded, and given it back."""
     database = Database()
-    async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")
         cache._begin_refresh("hat", -1.0)  # as it was seen; by now there are more than 39 s left
         task = cache._refreshing["hat"]  # type: ignore[index]
@@ -94,7 +94,7 @@ async def test_a_refresh_that_fails_is_told_and_tried_again_later(
     redis: Redis, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = Database(HAT, LookupError("no such table"))
-    async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")
         await age(redis, left=20.0)
         with caplog.at_level(logging.WARNING):
@@ -109,7 +109,7 @@ async def test_a_refresh_that_fails_is_told_and_tried_again_later(
 
 async def test_forget_ends_what_a_refresh_may_keep(redis: Redis, until: Until) -> None:
     database = Database(HAT, HAT, NEW)
-    async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")
         await age(redis, left=20.0)
         database.open.clear()
@@ -130,7 +130,7 @@ async def test_forget_ends_what_a_refresh_may_keep(redis: Redis, until: Until) -
 async def test_what_runs_in_the_background_ends_with_the_block(redis: Redis, until: Until) -> None:
     database = Database()
     before = asyncio.all_tasks()
-    async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")
         await age(redis, left=20.0)
         database.open.clear()
@@ -142,7 +142,7 @@ async def test_what_runs_in_the_background_ends_with_the_block(redis: Redis, unt
 
 
 async def test_a_cache_that_would_need_a_background_says_so(redis: Redis) -> None:
-    cache = CacheAside(redis, Database().load, 10.0, refresh=StaleWhileRevalidate(30.0))
+    cache = patient(redis, Database().load, 10.0, refresh=StaleWhileRevalidate(30.0))
     await cache.get("hat")
     await age(redis, left=20.0)
 
@@ -154,7 +154,7 @@ async def test_without_redis_a_due_refresh_costs_nobody_anything(
     redis: Redis, servers: Servers, server: Instance
 ) -> None:
     database = Database()
-    async with CacheAside(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
+    async with patient(redis, database.load, 10.0, refresh=StaleWhileRevalidate(30.0)) as cache:
         await cache.get("hat")
         await server.kill()
         assert await cache.get("hat") == HAT
