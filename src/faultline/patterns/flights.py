@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AGAIN = 1.0  # seconds after which a flight is cancelled again: a client may have swallowed the first one
+
 
 @dataclass(slots=True, eq=False)
 class _Flight(Generic[T]):
@@ -52,8 +54,9 @@ class Flights(Generic[T]):
             flight.callers -= 1
             if not flight.callers and not flight.task.done():  # cancelled, the last of them: nobody else waits for it
                 self._landed(key, flight)
-                flight.task.cancel()
-                await asyncio.wait([flight.task])
+                while not flight.task.done():
+                    flight.task.cancel()
+                    await asyncio.wait([flight.task], timeout=AGAIN)
                 if not flight.task.cancelled():
                     flight.task.exception()  # nobody is left to hear of it
 
