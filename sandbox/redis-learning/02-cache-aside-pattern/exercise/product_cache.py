@@ -73,11 +73,11 @@ class ProductCache:
         What is remembered costs one round trip to Redis and no load.
 
         Otherwise **one load for all** who ask for this product meanwhile, in all processes, however long it takes; a
-        caller who finds it remembered after all does not load. Loads of other products are not kept waiting. A
-        process that waits for another one's load sends Redis at most 50 commands a second for it, however many of its
-        callers wait, and they have the product within 0.25 seconds after that load has ended. If the process that
-        loads dies or stands still, another one loads, and the others wait for that: all have the product, if the new
-        load takes no time, less than 2 seconds later.
+        caller who finds it remembered after all does not load. Loads of other products are not kept waiting. While a
+        load runs, each process sends Redis at most 50 commands a second for it, the one that loads and those that wait,
+        however many of their callers there are; and these have the product within 0.25 seconds after the load has
+        ended. If the process that loads dies or stands still, another one loads, and the others wait for that: all have
+        the product, if the new load takes no time, less than 2 seconds later.
 
         Without Redis each process loads for itself, still once for all its callers. Who waits for another process's
         load notices within 0.5 seconds that Redis is gone, and loads.

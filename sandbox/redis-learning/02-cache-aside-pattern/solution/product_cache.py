@@ -10,28 +10,33 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypedDict
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 PATIENCE = 0.18  # seconds for one answer of Redis
-LEASE = 1.5  # seconds that a loader which has died keeps the others waiting
-POLL = 0.06  # seconds between looks at another process's load
+LEASE = 1500  # milliseconds that a loader which has died keeps the others waiting
+RENEWAL = 0.5  # seconds
+POLL = 0.1  # seconds between looks at another process's load
 NO_ANSWER = (OSError, RedisError)  # an OSError too: the TimeoutError of asyncio
+MISS = object()
 
 RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 """
-# Ends a load: what it has brought is kept if the lease is still its own. A life of 0 keeps nothing.
-END = """
-if redis.call('GET', KEYS[2]) == ARGV[1] then
-    redis.call('DEL', KEYS[2])
-    if ARGV[3] ~= '0' then
-        redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    end
+GIVE_BACK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+end
+"""
+KEEP = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 end
 """
 
@@ -59,7 +64,7 @@ class ProductCache:
             raise ValueError(f"a ttl of {ttl} s")
         self._redis = redis
         self._load = load
-        self._ttl = ttl
+        self._ttl = timedelta(seconds=ttl)
         self._flights: dict[str, asyncio.Task[Product | None]] = {}
 
     async def get(self, product_id: str) -> Product | None:
@@ -73,9 +78,9 @@ class ProductCache:
     async def forget(self, product_id: str) -> None:
         """When this returns, nothing is remembered of the product."""
         try:
-            await in_time(self._redis.delete(*keys(product_id)))
+            await in_time(self._redis.delete(entry_of(product_id), lease_of(product_id)))
         except NO_ANSWER as error:
-            raise NotForgotten(f"{product_id} may be remembered for up to {self._ttl:g} s: {error}") from error
+            raise NotForgotten(f"{product_id} may be remembered for up to {self._ttl}: {error}") from error
         finally:
             self._flights.pop(product_id, None)
 
@@ -84,17 +89,16 @@ class ProductCache:
             del self._flights[product_id]
 
     async def _find(self, product_id: str) -> Product | None:
-        entry, _ = keys(product_id)
-        owner = secrets.token_hex(8)
+        owner = secrets.token_hex()
         try:
-            if found := decoded(await self._look(entry)):
-                return found[0]
+            if (product := decoded(await self._look(product_id))) is not MISS:
+                return product
             while True:
                 ours, raw = await self._take(product_id, owner)
-                if found := decoded(raw):
+                if (product := decoded(raw)) is not MISS:
                     if ours:
-                        await self._end(product_id, owner)
-                    return found[0]
+                        await self._tell(GIVE_BACK, [lease_of(product_id)], owner)
+                    return product
                 if ours:
                     break
                 await asyncio.sleep(POLL)
@@ -102,63 +106,62 @@ class ProductCache:
             return await self._load(product_id)
         return await self._load_and_keep(product_id, owner)
 
-    async def _look(self, entry: str) -> bytes | None:
+    async def _look(self, product_id: str) -> bytes | None:
         try:
-            return await in_time(self._redis.get(entry))
+            return await in_time(self._redis.get(entry_of(product_id)))
         except ResponseError:  # a list, for example
             return None
 
-    async def _take(self, product_id: str, owner: str) -> tuple[bool, Any]:
+    async def _take(self, product_id: str, owner: str) -> tuple[Any, Any]:
         """Whether the lease is ours, and what is there now: somebody may have been quicker since the last look."""
-        entry, lease = keys(product_id)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(lease, owner, nx=True, px=round(LEASE * 1000))
-            pipe.get(entry)
-            ours, raw = await in_time(pipe.execute(raise_on_error=False))
-        if isinstance(ours, RedisError):
-            raise ours
-        return bool(ours), raw
+        async with self._redis.pipeline() as pipe:
+            pipe.set(lease_of(product_id), owner, nx=True, px=LEASE)
+            pipe.get(entry_of(product_id))
+            return await in_time(pipe.execute(raise_on_error=False))
 
     async def _load_and_keep(self, product_id: str, owner: str) -> Product | None:
+        entry, lease = entry_of(product_id), lease_of(product_id)
         loading = asyncio.ensure_future(self._load(product_id))
-        renewing = asyncio.create_task(self._renew(product_id, owner, loading))
+        renewing = asyncio.create_task(self._renew(lease, owner, loading))
         try:
             product = await loading
         except BaseException:
-            await self._end(product_id, owner)
+            await self._tell(GIVE_BACK, [lease], owner)
             raise
         finally:
             renewing.cancel()
         life = self._ttl * random.uniform(0.85, 1.0) * (1.0 if product else 0.1)
-        await self._end(product_id, owner, json.dumps([product]), round(life * 1000))
+        await self._tell(KEEP, [lease, entry], owner, json.dumps([product]), life // timedelta(milliseconds=1))
         return product
 
-    async def _renew(self, product_id: str, owner: str, loading: asyncio.Future[Any]) -> None:
+    async def _renew(self, lease: str, owner: str, loading: asyncio.Future[Any]) -> None:
         while not loading.done():
-            await asyncio.sleep(LEASE / 3)
-            await self._tell(RENEW, 1, keys(product_id)[1], owner, round(LEASE * 1000))
+            await asyncio.sleep(RENEWAL)
+            await self._tell(RENEW, [lease], owner, LEASE)
 
-    async def _end(self, product_id: str, owner: str, value: str = "", life: int = 0) -> None:
-        await self._tell(END, 2, *keys(product_id), owner, value, life)
-
-    async def _tell(self, script: str, *words: Any) -> None:
+    async def _tell(self, script: str, keys: list[str], *words: Any) -> None:
         with suppress(*NO_ANSWER):
-            await in_time(self._redis.eval(script, *words))
+            await in_time(self._redis.eval(script, len(keys), *keys, *words))
 
 
-def keys(product_id: str) -> tuple[str, str]:
-    """Where the entry is, and the lease of whoever loads it."""
-    return f"product:{product_id}", f"product:{product_id}:lease"
+def entry_of(product_id: str) -> str:
+    """Where the product is."""
+    return f"product:{product_id}"
 
 
-def decoded(raw: Any) -> tuple[Product | None] | None:
-    """What the entry says, as the only item of a tuple; None for whatever is no entry of ours."""
+def lease_of(product_id: str) -> str:
+    """Where the owner of the right to load it is."""
+    return f"product:{product_id}:lease"
+
+
+def decoded(raw: Any) -> Any:
+    """The product that the entry holds, or None if it says that there is none; MISS for what is no entry of ours."""
     try:
         [product] = json.loads(raw)
         shape = product and {name: type(value) for name, value in product.items()}
     except (TypeError, ValueError, AttributeError):
-        return None
-    return (product,) if product is None or shape == SHAPE else None
+        return MISS
+    return product if product is None or shape == SHAPE else MISS
 
 
 async def in_time(answer: Awaitable[Any]) -> Any:
