@@ -314,3 +314,49 @@ async def test_nothing_is_left_running(redis: Redis) -> None:
         await cache.get("shoe")
 
     assert asyncio.all_tasks() == before
+
+
+async def test_after_forget_nobody_joins_what_had_begun_before(
+    servers: Servers, server: Instance, until: Until
+) -> None:
+    """Neither a load that is under way nor a look whose answer is."""
+    database = Database(HAT, {"id": "hat", "price": 999})
+    database.open.clear()
+    proxy = await servers.proxy(server)
+    cache = patient(servers.client(proxy, timeout=5.0), database.load)
+    loading = asyncio.create_task(cache.get("hat"))
+    await until(lambda: asyncio.sleep(0, database.loads))
+    await cache.forget("hat")
+    fresh = asyncio.create_task(cache.get("hat"))
+    await until(lambda: asyncio.sleep(0, database.loads == 2))
+    database.open.set()
+    assert [await loading, await fresh] == [HAT, database.answers[1]]
+
+    late = proxy.hold_reply(named("GET"))
+    looking = asyncio.create_task(cache.get("hat"))
+    await late.reached(5)
+    await cache.forget("hat")
+    assert await cache.get("hat") == database.answers[1]
+    assert database.loads == 3, "it has joined a look that was answered before"
+    late.release()
+    await looking
+
+
+async def test_a_look_that_is_cancelled_is_done_again_by_those_who_share_it(
+    servers: Servers, server: Instance, until: Until
+) -> None:
+    database = Database()
+    proxy = await servers.proxy(server)
+    cache = patient(servers.client(proxy, timeout=5.0), database.load)
+    held = proxy.hold(named("GET"))
+    first, *others = [asyncio.create_task(cache.get("hat")) for _ in range(4)]
+    await held.reached(5)
+    first.cancel()
+    await asyncio.wait([first])
+    held.release()
+
+    assert await asyncio.gather(*others) == [HAT] * 3
+    assert first.cancelled()
+    assert database.loads == 1
+    looks = [command for command in proxy.commands if command.args[0] == b"GET"]
+    assert len(looks) == 2, "those who share a look send one, and one more after it was cancelled"
