@@ -6,7 +6,11 @@ asked for it. What every error means, and whether a retry is safe, stands in `er
 
 from faultline.patterns.borrowed_hits import BorrowedHits
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
+from faultline.patterns.cache import CacheAside
+from faultline.patterns.cache_refresh import Early, Refresh, StaleWhileRevalidate, XFetch
+from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, NotForgotten, PatternError
 from faultline.patterns.fence import Fence
+from faultline.patterns.flights import Flights
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
 from faultline.patterns.rate_limiter import Decision, RateLimiter
@@ -15,14 +19,21 @@ from faultline.patterns.sessions import Session, SessionStore
 __all__ = [
     "BorrowedHits",
     "Decision",
+    "CacheAside",
     "DistributedLock",
+    "Early",
     "Fence",
+    "Flights",
     "Lease",
     "LeaseUnconfirmed",
     "LockLost",
     "LockUnavailable",
+    "NotForgotten",
     "PatternError",
     "RateLimiter",
     "Session",
     "SessionStore",
+    "Refresh",
+    "StaleWhileRevalidate",
+    "XFetch",
 ]

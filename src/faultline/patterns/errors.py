@@ -1,6 +1,7 @@
 """What goes wrong in a pattern, and whether the thing happened.
 
 PatternError
+├── NotForgotten           unknown: the cached value may still be given until it expires; forgetting again is safe
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
 └── LockLost               refused: the lease is over; what it protected must stop
     └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
@@ -9,6 +10,10 @@ PatternError
 
 class PatternError(Exception):
     """Something that a pattern refused, or does not know the outcome of."""
+
+
+class NotForgotten(PatternError):
+    """Unknown: Redis did not say that a cached value is gone; it may be given until it expires. Repeating is safe."""
 
 
 class LockUnavailable(PatternError):

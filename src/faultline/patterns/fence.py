@@ -76,4 +76,4 @@ class Fence:
 
         Without a command it only compares and remembers: then whatever is written afterwards can still be too late.
         """
-        return bool(await ADMIT.run(self._client, (self._key,), token, *command))
+        return bool(await ADMIT.run(self._client, (self._key,), token, *command) == 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from faultline.patterns.script import Script
+from faultline.patterns.script import Commands, Script
 
 WAITING_MS = 1_000  # a waiter says so before every block of at most 0.2 s
 VOID_MS = 60_000  # about as long as TCP goes on delivering for a connection that was given up
@@ -30,6 +31,14 @@ class Keys:
         """The hash tag is what a cluster places them by."""
         start = f"{name}:{{{name}}}:"
         return cls(start + "lease", start + "fence", start + "wake", start + "waiting", start + "void:")
+
+
+class Client(Commands, Protocol):
+    """What is needed of a `redis.asyncio.Redis`."""
+
+    def get_connection_kwargs(self) -> dict[str, Any]:
+        """How the client connects."""
+        ...
 
 
 TAKE = Script("""

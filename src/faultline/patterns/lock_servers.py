@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import MaxConnectionsError, RedisError
 
-from faultline.patterns.lock_scripts import EXTEND, GIVE_BACK, TAKE, VOID_MS, Keys
+from faultline.patterns.lock_scripts import EXTEND, GIVE_BACK, TAKE, VOID_MS, Client, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
-    from faultline.patterns.script import Commands, Script
+    from faultline.patterns.script import Script
 
     Answers = list[int | None]
     """By server: above 0 for yes, otherwise no; None where no answer came."""
@@ -53,7 +53,7 @@ class Servers:
     request may have arrived, may arrive later, or never.
     """
 
-    def __init__(self, clients: Sequence[Commands], name: str) -> None:
+    def __init__(self, clients: Sequence[Client], name: str) -> None:
         self._clients = tuple(clients)
         self._keys = Keys.of(name)
         self.majority = len(self._clients) // 2 + 1
@@ -188,7 +188,7 @@ class Servers:
     ) -> int | None:
         claim.troubles[server] = "no answer in time"
         try:
-            answer = await script.run(self._clients[server], keys, claim.owner, *arguments)
+            answer = int(await script.run(self._clients[server], keys, claim.owner, *arguments))
         except (RedisError, OSError) as error:
             claim.troubles[server] = error
             return None
@@ -233,12 +233,12 @@ class Servers:
         return answers
 
 
-def _address(client: Commands) -> str:
+def _address(client: Client) -> str:
     settings = client.get_connection_kwargs()
     return str(settings.get("path") or f"{settings.get('host')}:{settings.get('port')}")
 
 
-def _silence(client: Commands) -> float:
+def _silence(client: Client) -> float:
     settings = client.get_connection_kwargs()
     connecting, answering = settings.get("socket_connect_timeout"), settings.get("socket_timeout")
     retry = settings.get("retry")
