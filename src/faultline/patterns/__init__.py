@@ -4,12 +4,15 @@ Nothing here opens a connection, reads a setting or starts a task that outlives 
 asked for it. What every error means, and whether a retry is safe, stands in `errors`.
 """
 
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
+from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError, PriceRefused
 from faultline.patterns.fence import Fence
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
+from faultline.patterns.write_behind import Backlog, WriteBehind
+from faultline.patterns.write_through import PriceDatabase, WriteThrough
 
 __all__ = [
+    "Backlog",
     "DistributedLock",
     "Fence",
     "Lease",
@@ -17,4 +20,8 @@ __all__ = [
     "LockLost",
     "LockUnavailable",
     "PatternError",
+    "PriceDatabase",
+    "PriceRefused",
+    "WriteBehind",
+    "WriteThrough",
 ]

@@ -56,13 +56,16 @@ class Script:
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Commands, keys: tuple[str, ...], *arguments: str | float) -> int:
-        """The script's answer."""
+        """The script's answer, a number."""
+        return int(await self.ask(client, keys, *arguments))
+
+    async def ask(self, client: Commands, keys: tuple[str, ...], *arguments: str | bytes | float) -> Any:
+        """The script's answer, whatever it is."""
         words = (len(keys), *keys, *arguments)
         try:
-            answer = await client.execute_command("EVALSHA", self._digest, *words)
+            return await client.execute_command("EVALSHA", self._digest, *words)
         except NoScriptError:
-            answer = await client.execute_command("EVAL", self._text, *words)
-        return int(answer)
+            return await client.execute_command("EVAL", self._text, *words)
 
 
 TAKE = Script("""
