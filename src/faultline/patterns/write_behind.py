@@ -31,8 +31,8 @@ O(b log n) for b rows. Waiting products are kept once each, about 200 bytes.
 - Redis comes back empty: what was waiting is lost. Versions go on, since they come from the clock.
 - The server's clock is set back *and* its data is lost: new prices are ignored until the clock has caught up.
 
-Sources: Oracle, *Read-Through, Write-Through, Write-Behind, and Refresh-Ahead Caching* (Coherence), for coalescing and
-for the idempotence that it asks of the store; Kulkarni and others, *Logical Physical Clocks* (2014), for the version.
+Sources: Software AG, *About Write-Through and Write-Behind Caches* (BigMemory), for what coalescing saves and what being
+late costs; Kulkarni and others, *Logical Physical Clocks* (2014), for the version.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from faultline.patterns.errors import PriceRefused
-from faultline.patterns.lock_scripts import Script
+from faultline.patterns.lock_scripts import Commands, Script
 from faultline.patterns.write_through import PriceDatabase
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class WriteBehind:
         """Talk to nobody yet; `name` is what all keys begin with. Raises `ValueError` for an empty one."""
         if not name:
             raise ValueError("a queue needs a name: who shares it shares the queue")
-        self._client = client
+        self._client: Commands = client
         self._database = database
         start = f"{{{name}}}:"
         self._keys = start + "waiting", start + "since", start + "version"

@@ -14,10 +14,9 @@ writer has died, it expires after `lease`. Of two prices the database's version 
 older one is cached after it.
 
 **Not promised.** That a price can be written without Redis: the cached one could not be taken out, so the write is
-refused. A read-only outage of the shop's back office is the price of never showing an old price. A stop of a writer for
-longer than `lease` between mark and commit, *and* a Redis that is gone at the commit: then the old price may stay until
-the next write, or for `ttl`. Prices that somebody changes in the database without this class. A fail-over to a replica
-that has not got the last mark.
+refused. A writer that stops for longer than `lease` between mark and commit, *and* a Redis that is gone at the commit:
+then an old price may stay until the next write, or for `ttl`. Prices that somebody changes in the database without this
+class. A fail-over to a replica that has not got the last mark.
 
 **Cost.** A read from the cache: one round trip, O(1). A read from the database, and a write: two. One hash a product,
 about 120 bytes, which goes `ttl` seconds after its last use in vain or change.
@@ -42,7 +41,7 @@ from typing import TYPE_CHECKING, Protocol
 from redis.exceptions import RedisError
 
 from faultline.patterns.errors import PriceRefused
-from faultline.patterns.lock_scripts import Script
+from faultline.patterns.lock_scripts import Commands, Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +120,7 @@ class WriteThrough:
             raise ValueError(f"ttl is {ttl} s: a copy outlives the slowest write, so twice the lease of {lease} s")
         if not name:
             raise ValueError("prices need a name: who shares it shares the copies")
-        self._client = client
+        self._client: Commands = client
         self._database = database
         self._lease = round(lease * 1000)
         self._ttl = round(ttl * 1000)

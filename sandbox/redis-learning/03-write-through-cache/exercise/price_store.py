@@ -131,6 +131,6 @@ class WriteBehind:
 
         If the database raises, so does this; nothing is lost then, and nothing is stored twice. What a flush had in
         hand when it was killed, stopped, or raised is flushed again by others at the latest half a second after it was
-        taken. Raises `redis.exceptions.RedisError` if Redis does not answer, and `ValueError` for a `max_batch` under 1.
+        taken. Raises `redis.exceptions.RedisError` if Redis does not answer. `ValueError` for a `max_batch` under 1.
         """
         raise NotImplementedError

@@ -56,7 +56,7 @@ class WriteThrough:
     async def get_price(self, product_id: str) -> int | None:
         """From the copy, or from the database."""
         keys = self.keys(product_id)
-        begun: bytes | None = None
+        begun: bytes | str | None = None
         known = True
         try:
             copy, _, begun = await self.redis.mget(keys)
@@ -77,7 +77,10 @@ class WriteThrough:
             raise ValueError("cents")
         copy, opened, begun = keys
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.incr(begun).delete(copy).incr(opened).pexpire(opened, self.lease)
+            pipe.incr(begun)
+            pipe.delete(copy)
+            pipe.incr(opened)
+            pipe.pexpire(opened, self.lease)
             mine, *_ = await pipe.execute()
         try:
             await self.db.set_price(product_id, cents)
@@ -113,9 +116,7 @@ class WriteBehind:
             await self.redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         entries: list[Any] = (await self.redis.xautoclaim(STREAM, GROUP, self.me, IDLE, count=max_batch))[1]
         if len(entries) < max_batch:
-            fresh: Any = await self.redis.xreadgroup(
-                GROUP, self.me, {STREAM: ">"}, count=max_batch - len(entries)
-            )
+            fresh: Any = await self.redis.xreadgroup(GROUP, self.me, {STREAM: ">"}, count=max_batch - len(entries))
             for found in fresh.values() if isinstance(fresh, dict) else [found for _, found in fresh]:
                 entries += found[0] if isinstance(fresh, dict) else found
         rows: dict[str, tuple[str, int, int]] = {}
@@ -127,7 +128,8 @@ class WriteBehind:
         await self.db.set_prices(list(rows.values()))
         ids = [entry for entry, _ in entries]
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.xack(STREAM, GROUP, *ids).xdel(STREAM, *ids)
+            pipe.xack(STREAM, GROUP, *ids)
+            pipe.xdel(STREAM, *ids)
             await pipe.execute()
         return len(rows)
 
