@@ -16,9 +16,7 @@ from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
 WRITES, PRODUCTS, WRITERS = 5_000, 500, 20
-TABLE = (
-    "DROP TABLE IF EXISTS price; CREATE TABLE price (id int PRIMARY KEY, cents int NOT NULL, version bigint NOT NULL)"
-)
+TABLE = "DROP TABLE IF EXISTS price; CREATE TABLE price (id int PRIMARY KEY, cents int, version bigint)"
 NUMBER = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"  # of the next transaction that writes
 SET = """INSERT INTO price SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[]) ON CONFLICT (id) DO UPDATE
 SET cents = EXCLUDED.cents, version = EXCLUDED.version WHERE price.version < EXCLUDED.version"""
