@@ -496,6 +496,14 @@ async def test_redis_dies_after_the_commit(testbed: Testbed) -> None:
         await redis.restart()
         await reads(table, yours, mine, product_id=product_id, when=f"Redis died after the commit{what}, and is back")
 
+    async def die_and_refuse(statement: Statement) -> Any:
+        await redis.kill()
+        return await statement()
+
+    table.around = die_and_refuse
+    with testbed.raises("PriceRefused"):
+        await mine.set_price(SHOE, HIGHEST + 1)
+
 
 async def test_without_redis_nothing_is_written(testbed: Testbed) -> None:
     """Without Redis no price is changed, since the old one could not be taken out of the cache; reading goes on.
@@ -551,6 +559,12 @@ async def test_no_answer_is_not_a_no(testbed: Testbed) -> None:
         await statement()
         testbed.history.note(table.server.name, "the change that was under way is committed")
     await reads(table, yours, mine, when="the database has lost the connection, and has stored the price after that")
+
+    table.around = undisturbed
+    await mine.set_price(SOCK, 100)
+    before = table.asked
+    await reads(table, yours, product_id=SOCK, when="the end of another product's write is unknown")
+    assert table.asked == before, "the end of one product's write is unknown, and reading another asks the database"
 
     table.around = lost_its_answer
     with testbed.raises("ConnectionError"):

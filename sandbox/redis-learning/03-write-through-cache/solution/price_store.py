@@ -17,24 +17,29 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return redis.call('HDEL', KEYS[1], 'cents')
 """
 STORE = """
-redis.call('SREM', KEYS[2], ARGV[1])
-if tonumber(redis.call('HGET', KEYS[1], 'version') or 0) > tonumber(ARGV[2]) then
+if ARGV[3] then
+    redis.call('SREM', KEYS[2], ARGV[3])
+end
+local newest = redis.call('HGET', KEYS[1], 'version')
+if newest and tonumber(newest) > tonumber(ARGV[1]) then
     return
 end
-redis.call('HSET', KEYS[1], 'version', ARGV[2])
+redis.call('HSET', KEYS[1], 'version', ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 0 then
-    redis.call('HSET', KEYS[1], 'cents', ARGV[3])
+    redis.call('HSET', KEYS[1], 'cents', ARGV[2])
 end
 """
 
-# The queue: a hash of products, each with the version and the cents of its last price. Microseconds of the server's
-# clock have 16 digits, of which Lua would print 14.
+# The queue: a hash of products, each with the version and the cents of its last price. A version is the server's clock
+# in microseconds, or the last version plus one. That has 16 digits, of which Lua would print 14.
 QUEUE = """
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local version = string.format('%.0f', math.max(now, (redis.call('GET', KEYS[2]) or 0) + 1))
-redis.call('SET', KEYS[2], version)
-return redis.call('HSET', KEYS[1], ARGV[1], version .. ':' .. ARGV[2])
+local now = tonumber(time[1] .. string.format('%06d', time[2]))
+local version = redis.call('INCR', KEYS[2])
+if now > version then
+    version = redis.call('INCRBY', KEYS[2], string.format('%.0f', now - version))
+end
+return redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f:%s', version, ARGV[2]))
 """
 TAKE = "return redis.call('HRANDFIELD', KEYS[1], ARGV[1], 'WITHVALUES')"
 SETTLE = """
@@ -44,7 +49,8 @@ for number = 1, #ARGV, 2 do
     end
 end
 """
-WAITING, VERSION = "price:waiting", "price:version"
+WAITING = "price:waiting"
+VERSION = WAITING + ":version"
 
 
 class PriceRefused(Exception):
@@ -59,12 +65,9 @@ class Database(Protocol):
     async def set_prices(self, prices: Sequence[tuple[str, int, int]]) -> None: ...
 
 
-def _check(product_id: str, cents: int = 0) -> None:
-    if not product_id or cents < 0:
-        raise ValueError(f"no price of {cents} for {product_id!r}")
-
-
 def _keys(product_id: str) -> tuple[str, str]:
+    if not product_id:
+        raise ValueError("a product without a name")
     return f"price:of:{product_id}", f"price:writes:{product_id}"
 
 
@@ -80,10 +83,9 @@ class WriteThrough:
 
     async def get_price(self, product_id: str) -> int | None:
         """The price in cents; None for a product that the database does not know."""
-        _check(product_id)
         keys = _keys(product_id)
         with suppress(RedisError):
-            cents = await self._redis.eval(LOOK, 2, *keys)
+            cents = await self._redis.eval(LOOK, 1, keys[0])
             if cents is not None:
                 return int(cents)
         found = await self._db.get_price(product_id)
@@ -91,13 +93,14 @@ class WriteThrough:
             return None
         cents, version = found
         with suppress(RedisError):
-            await self._redis.eval(STORE, 2, *keys, "", version, cents)
+            await self._redis.eval(STORE, 2, *keys, version, cents)
         return cents
 
     async def set_price(self, product_id: str, cents: int) -> None:
         """Store the price; when this returns, it is in the database."""
-        _check(product_id, cents)
         keys, mark = _keys(product_id), secrets.token_hex()
+        if cents < 0:
+            raise ValueError(f"a price of {cents}")
         await self._redis.eval(MARK, 2, *keys, mark, self._lease)
         try:
             version = await self._db.set_price(product_id, cents)
@@ -106,7 +109,7 @@ class WriteThrough:
                 await self._redis.srem(keys[1], mark)
             raise
         with suppress(RedisError):
-            await self._redis.eval(STORE, 2, *keys, mark, version, cents)
+            await self._redis.eval(STORE, 2, *keys, version, cents, mark)
 
 
 class WriteBehind:
@@ -118,7 +121,8 @@ class WriteBehind:
 
     async def set_price(self, product_id: str, cents: int) -> None:
         """Queue the price."""
-        _check(product_id, cents)
+        if not product_id or cents < 0:
+            raise ValueError(f"no price of {cents} for {product_id!r}")
         await self._redis.eval(QUEUE, 2, WAITING, VERSION, product_id, cents)
 
     async def flush(self, max_batch: int) -> int:
@@ -127,9 +131,9 @@ class WriteBehind:
             raise ValueError(f"no batch of {max_batch}")
         taken = await self._redis.eval(TAKE, 1, WAITING, max_batch)
         prices: list[tuple[str, int, int]] = []
-        for product_id, price in zip(taken[::2], taken[1::2], strict=True):
-            version, _, cents = price.partition(b":")
-            prices.append((product_id.decode(), int(cents), int(version)))
+        for number in range(0, len(taken), 2):
+            version, _, cents = taken[number + 1].partition(b":")
+            prices.append((taken[number].decode(), int(cents), int(version)))
         if prices:
             await self._db.set_prices(prices)
             await self._redis.eval(SETTLE, 1, WAITING, *taken)
