@@ -9,6 +9,7 @@ from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailabl
 from faultline.patterns.cache import CacheAside
 from faultline.patterns.cache_refresh import Early, Refresh, StaleWhileRevalidate, XFetch
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, NotForgotten, PatternError
+from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError, PriceRefused
 from faultline.patterns.fence import Fence
 from faultline.patterns.flights import Flights
 from faultline.patterns.lease import Lease
@@ -20,6 +21,11 @@ __all__ = [
     "BorrowedHits",
     "Decision",
     "CacheAside",
+from faultline.patterns.write_behind import Backlog, WriteBehind
+from faultline.patterns.write_through import PriceDatabase, WriteThrough
+
+__all__ = [
+    "Backlog",
     "DistributedLock",
     "Early",
     "Fence",
@@ -36,4 +42,8 @@ __all__ = [
     "Refresh",
     "StaleWhileRevalidate",
     "XFetch",
+    "PriceDatabase",
+    "PriceRefused",
+    "WriteBehind",
+    "WriteThrough",
 ]

@@ -2,6 +2,7 @@
 
 PatternError
 ├── NotForgotten           unknown: the cached value may still be given until it expires; forgetting again is safe
+├── PriceRefused           refused: raised by your database adapter; nothing has changed, and nothing will
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
 └── LockLost               refused: the lease is over; what it protected must stop
     └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
@@ -28,4 +29,11 @@ class LeaseUnconfirmed(LockLost):
     """Unknown: too few servers said whether the lease was extended.
 
     It counts as lost, until extending it again succeeds, which is safe to try.
+    """
+
+
+class PriceRefused(PatternError):
+    """Refused: the database has not changed a price, and never will; asking again is as useless as before.
+
+    Raised by the adapter to your database, not here. What else it raises counts as an unknown outcome.
     """
