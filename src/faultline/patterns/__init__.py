@@ -4,12 +4,15 @@ Nothing here opens a connection, reads a setting or starts a task that outlives 
 asked for it. What every error means, and whether a retry is safe, stands in `errors`.
 """
 
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
+from faultline.patterns.coherent_cache import CoherentCache
+from faultline.patterns.errors import CacheUnavailable, LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
 from faultline.patterns.fence import Fence
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
 
 __all__ = [
+    "CacheUnavailable",
+    "CoherentCache",
     "DistributedLock",
     "Fence",
     "Lease",

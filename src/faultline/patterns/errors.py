@@ -1,6 +1,7 @@
 """What goes wrong in a pattern, and whether the thing happened.
 
 PatternError
+├── CacheUnavailable       unknown: an invalidation may not have happened; asking again is safe
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
 └── LockLost               refused: the lease is over; what it protected must stop
     └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
@@ -9,6 +10,13 @@ PatternError
 
 class PatternError(Exception):
     """Something that a pattern refused, or does not know the outcome of."""
+
+
+class CacheUnavailable(PatternError):
+    """Unknown: Redis has not confirmed an invalidation; until it has, what was to be forgotten may be handed out.
+
+    Asking again is safe.
+    """
 
 
 class LockUnavailable(PatternError):

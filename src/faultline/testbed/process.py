@@ -135,6 +135,11 @@ class LearnerProcess:
         number, operation = self._ask(target.ref if target else None, name, args, kwargs)
         return Call(operation, self._answer_to(number, operation), lambda: self._cancel(number))
 
+    async def tasks(self) -> list[str]:
+        """The asyncio tasks that the learner's code has running there, as "Task-7 in Cache.listen"; no call of ours."""
+        found: list[str] = await self.request(None, wire.TASKS, (), {}, read=True)
+        return found
+
     def _ask(
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> tuple[int, Operation]:
