@@ -9,17 +9,18 @@
 **Promise.** Call a value old if its `load` had begun before the invalidation was called. A `get` that begins after
 `invalidate` has returned does not give an old value: on this instance at once, on the others as soon as they are told,
 which takes about a round trip. It makes no difference whether the old value was in a level, on its way there, or still
-being loaded. A value is handed out for `ttl` seconds after its load, both levels together. Level 1 holds `size` entries.
+being loaded. A value is handed out for `ttl` seconds after its load, both levels together. Level 1 holds at most `size`
+entries.
 
 **Not promised.** That two instances change over at the same instant. That a `get` which had begun before gives the new
-value. That a value is right when the database is changed without an invalidation, or after it; or when `load` reads from
-a replica that lags. When the network falls silent without a word, level 1 is trusted for up to `SILENCE` (1 s) more;
+value. That a value is right when the database is changed without an invalidation, or after it; or when `load` reads
+from a replica that lags. When the network falls silent without a word, level 1 is trusted for up to `SILENCE` (1 s) more;
 a process that was stopped for less than that may, once, answer before it reads what it was told meanwhile.
 
 **Cost.** A hit in level 1: no request. In level 2: one round trip. A miss: two, around the load. `invalidate`: one.
 `invalidate_tag`: one for each 1,000 members, whatever else is in the cache. On the server O(log n) in the entries of a
-tag and in the names that were invalidated within a minute. One connection to listen on, one PING in a quiet quarter of a
-second. Calls for one key share one load, in each process.
+tag and in the names that were invalidated within a minute. One connection to listen on, one PING in a quiet quarter of
+a second. Calls for one key share one load, in each process.
 
 **When something fails**
 
@@ -28,8 +29,8 @@ second. Calls for one key share one load, in each process.
 - Redis forgets (restart without append-only file, eviction, fail-over to a replica that is behind): entries are loaded
   again; what is being loaded is not stored. A replica that is behind may still have an entry that was invalidated: for
   that, repeat what was invalidated in the last seconds, or flush it.
-- The connection that it listens on breaks: level 1 is empty, and in use again once it is subscribed again. A client that
-  reconnects by itself delays that by up to `SILENCE`: rather give it one that does not retry.
+- The connection that it listens on breaks: level 1 is empty, and in use again once it is subscribed again. A client
+  that reconnects by itself delays the first by up to `SILENCE`: rather give it one that does not retry.
 - A process dies: what it was loading is not stored; nobody waits for it.
 - `load` takes longer than a minute: its value is handed out, and not stored.
 
@@ -90,8 +91,8 @@ class CoherentCache:
 
         `load`: the value of a key and its tags; it may be called several times at once. `ttl`: seconds, 0.01 or more.
         `size`: entries of level 1. `name`: begins every key and the channel; caches of one name are one cache.
-        `patience`: seconds that an answer of Redis may take. `clock`: seconds, never set back. Raises `ValueError` for a
-        `ttl` under 0.01, a `size` under 1, an empty `name` or no `patience`.
+        `patience`: seconds that an answer of Redis may take. `clock`: seconds, never set back. Raises `ValueError` for
+        a `ttl` under 0.01, a `size` under 1, an empty `name` or no `patience`.
         """
         if not 0.01 <= ttl < math.inf:
             raise ValueError(f"ttl is {ttl} s: a value lives for 0.01 s or more")
@@ -168,8 +169,8 @@ class CoherentCache:
     async def invalidate(self, key: str) -> None:
         """Forget the value of this key, everywhere, and no other.
 
-        Raises `CacheUnavailable` when Redis does not confirm it within `patience`; this instance's level 1 has forgotten
-        it even so. Raises `ValueError` for an empty key.
+        Raises `CacheUnavailable` when Redis does not confirm it within `patience`; this instance's level 1 has
+        forgotten it even so. Raises `ValueError` for an empty key.
         """
         if not key:
             raise ValueError("an empty key is no key")

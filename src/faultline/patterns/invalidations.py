@@ -35,7 +35,7 @@ class Listener(Protocol):
         """The server is there."""
 
     def told(self, message: str) -> None:
-        """This was published."""
+        """A message was published."""
 
 
 class Subscription:

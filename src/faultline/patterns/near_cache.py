@@ -1,8 +1,8 @@
 """What one process remembers itself: bounded, and only as good as what it hears. Decides, and does nothing else.
 
-Entries die by three things: their time is over, they are dropped (by key, by tag), or nobody is heard any more. What was
-on its way here when it was dropped must not arrive afterwards: a `Reading` is opened before anybody is asked, and what
-it brings is kept only if nothing was dropped meanwhile that it may belong to.
+Entries die by three things: their time is over, they are dropped (by key, by tag), or nobody is heard any more. What
+was on its way here when it was dropped must not arrive afterwards: a `Reading` is opened before anybody is asked, and
+what it brings is kept only if nothing was dropped meanwhile that it may belong to.
 
                  open ── ask Redis, load ── keep      a drop of the key, of any tag, or a gap in what is heard
                    └─────────────┬─────────────┘      ends it in between: then `keep` keeps nothing
@@ -95,13 +95,13 @@ class NearCache:
         reading.ended.set()
 
     def drop(self, key: str) -> None:
-        """This key was invalidated."""
+        """The key was invalidated."""
         self._forget(key)
         if reading := self._readings.pop(key, None):
             reading.good = False
 
     def drop_tag(self, tag: str) -> None:
-        """This tag was invalidated; of what is on its way the tags are not known yet."""
+        """The tag was invalidated; of what is on its way the tags are not known yet."""
         for key in tuple(self._by_tag.get(tag, ())):
             self._forget(key)
         self._end_readings(self._readings.values())

@@ -31,14 +31,19 @@ local function stamped(key, tags, since)
     return false
 end
 """
-FIND = TICKS + """
+FIND = (
+    TICKS
+    + """
 local value, tags, born, of = unpack(redis.call('HMGET', 'cache:entry:' .. ARGV[2], 'value', 'tags', 'born', 'epoch'))
 if value and of == epoch and not stamped(ARGV[2], tags, born) then
     return {value, tags, redis.call('PTTL', 'cache:entry:' .. ARGV[2])}
 end
 return {epoch, tick}
 """
-STORE = TICKS + """
+)
+STORE = (
+    TICKS
+    + """
 if epoch ~= ARGV[3] or stamped(ARGV[2], ARGV[6], ARGV[4]) then
     return 0
 end
@@ -46,9 +51,13 @@ local entry = 'cache:entry:' .. ARGV[2]
 redis.call('HSET', entry, 'value', ARGV[5], 'tags', ARGV[6], 'born', ARGV[4], 'epoch', epoch)
 return redis.call('PEXPIRE', entry, ARGV[7])
 """
-STAMP = TICKS + """
+)
+STAMP = (
+    TICKS
+    + """
 return redis.call('SET', 'cache:stamp:' .. ARGV[2], redis.call('HINCRBY', 'cache:clock', 'tick', 1), 'PX', ARGV[3])
 """
+)
 SLOWEST = 20.0  # seconds that a load may take: stamps outlive it, and an entry
 TROUBLE = (redis.exceptions.RedisError, OSError)
 

@@ -91,7 +91,7 @@ class CoherentCache:
                     await guard.watch(self.guard(key), ALL_TAGS)
                 watched = True
             except (RedisError, TimeoutError, OSError):
-                guard.watching = False  # or leaving the block would send UNWATCH, and wait for the answer
+                guard.watching = False
             began = time.monotonic()
             value, tags = await self.load(key)
             loaded = time.monotonic()
@@ -99,6 +99,7 @@ class CoherentCache:
                 return value
             gone = now + round((loaded - began) * 1000) + self.milliseconds + 50
             guard.multi()
+            guard.watching = False  # EXEC ends it; UNWATCH would be sent by whoever gives up, and wait for 5 s
             guard.set(self.entry(key), json.dumps([value, list(tags)]), px=self.milliseconds)
             for tag in tags:
                 guard.zremrangebyscore(self.index(tag), 0, now)
@@ -107,10 +108,7 @@ class CoherentCache:
             try:
                 async with asyncio.timeout(self.patience):
                     await guard.execute()
-            except WatchError:
-                return value
-            except (RedisError, TimeoutError, OSError):
-                guard.watching = False
+            except (WatchError, RedisError, TimeoutError, OSError):
                 return value
         self.remember(key, value, list(tags), loaded + self.milliseconds / 1000, news)
         return value
