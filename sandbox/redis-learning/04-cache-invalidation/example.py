@@ -75,7 +75,7 @@ class Run:
         """For how long readers are given another price than the database has."""
         print(timeline(self.steps))
         began = time.monotonic()
-        while await self.redis.get(ENTRY) not in {None, self.database}:
+        while await self.redis.get(ENTRY) not in {None, self.database}:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
         print(f"\n   after that, readers get 19.99 for {(wrong := time.monotonic() - began):.2f} s")
         return wrong

@@ -14,8 +14,8 @@ entries.
 
 **Not promised.** That two instances change over at the same instant. That a `get` which had begun before gives the new
 value. That a value is right when the database is changed without an invalidation, or after it; or when `load` reads
-from a replica that lags. When the network falls silent without a word, level 1 is trusted for up to `SILENCE` (1 s) more;
-a process that was stopped for less than that may, once, answer before it reads what it was told meanwhile.
+from a replica that lags. When the network falls silent without a word, level 1 is trusted for up to `SILENCE` (1 s)
+more; a process that was stopped for less than that may, once, answer before it reads what it was told meanwhile.
 
 **Cost.** A hit in level 1: no request. In level 2: one round trip. A miss: two, around the load. `invalidate`: one.
 `invalidate_tag`: one for each 1,000 members, whatever else is in the cache. On the server O(log n) in the entries of a
@@ -224,9 +224,9 @@ class CoherentCache:
     async def stop(self) -> None:
         """End what `start` began; no task is left, and no connection but those in the client's pool."""
         listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+        while listening is not None and not listening.done():
+            listening.cancel()  # again, if need be: on Python 3.11 `asyncio.wait_for`, in the client, may swallow one
+            await asyncio.wait([listening], timeout=0.05)
 
     async def __aenter__(self) -> Self:
         await self.start()

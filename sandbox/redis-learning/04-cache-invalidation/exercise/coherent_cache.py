@@ -20,15 +20,16 @@ Level 1
     server can be reached. A network that falls silent without a word counts as broken after 2 seconds at the latest;
     until then, and only then, a `get` may be late by more than 0.1 seconds.
 The server
-    One Redis 7 or Valkey 8; all instances on it are one cache, and have the same `ttl`. It may forget any key at any time (eviction, restart)
-    and nothing old may come back by that: what it has forgotten is loaded again.
+    One Redis 7 or Valkey 8; all instances on it are one cache, and have the same `ttl`. It may forget any key at any
+    time (eviction, restart). What it has forgotten is loaded again, and nothing old may come back by that.
 The client
     A `redis.asyncio.Redis` with `decode_responses=False` and redis-py's usual pool and protocol, made and closed by the
     caller. It does not retry: after a break, each of its connections may fail once more. A dead server raises
     `redis.exceptions.ConnectionError` at once; a silent one would raise `redis.exceptions.TimeoutError` only after the
     client's own `socket_timeout` of 5 seconds: keep your own time (`patience`). A process has at most 50 calls under
     way at once, and the pool has 100 connections. What you listen on is yours: take it from the pool, or make it like
-    those in the pool.
+    those in the pool. On Python 3.11 a task that is cancelled while redis-py sends may go on as if nothing had been
+    (`asyncio.wait_for` does that): cancel it again until it has ended.
 The keys
     Every key in Redis begins with `cache:`. A key of the cache and a tag are any `str` but the empty one, and may be
     called alike, or like one of your keys in Redis. What Redis keeps is bounded by what is in the cache: an entry that
@@ -36,8 +37,8 @@ The keys
     an invalidation a trace may stay for 60 seconds. Every key in Redis is gone 60 seconds + 2 * `ttl` after the last
     call, but for two keys at most.
 The clock
-    All durations are `float` seconds, exact to about 0.01 seconds. Processes' clocks disagree by minutes: measure with a
-    monotonic clock, and compare no clock of one process with that of another.
+    All durations are `float` seconds, exact to about 0.01 seconds. Processes' clocks disagree by minutes: measure with
+    a monotonic clock, and compare no clock of one process with that of another.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -93,16 +94,16 @@ class CoherentCache:
         that is cancelled disturbs no other.
 
         When Redis is dead or silent it loads, remembers nothing, and takes at most 2 * `patience` + 0.1 seconds longer
-        than `load`; nothing of Redis' is raised. What was loaded while something else was invalidated may be remembered or not.
-        Raises `ValueError` for an empty key.
+        than `load`; nothing of Redis' is raised. What was loaded while something else was invalidated may be remembered
+        or not. Raises `ValueError` for an empty key.
         """
         raise NotImplementedError
 
     async def invalidate(self, key: str) -> None:
         """Forget the value of this key, everywhere, and no other; whether it was there does not matter.
 
-        Raises `CacheUnavailable` within 2 * `patience` + 0.1 seconds when Redis does not confirm it. Level 1 of this instance has
-        forgotten it even so. Raises `ValueError` for an empty key.
+        Raises `CacheUnavailable` within 2 * `patience` + 0.1 seconds when Redis does not confirm it. Level 1 of this
+        instance has forgotten it even so. Raises `ValueError` for an empty key.
         """
         raise NotImplementedError
 

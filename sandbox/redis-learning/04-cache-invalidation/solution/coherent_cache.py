@@ -143,7 +143,6 @@ class CoherentCache:
             self._fills[key] = fill
         try:
             fill.value = await self._find(key, fill)
-            return fill.value
         except Exception as error:
             fill.error = error
             raise
@@ -151,6 +150,7 @@ class CoherentCache:
             if self._fills.get(key) is fill:
                 del self._fills[key]
             fill.ended.set()
+        return fill.value
 
     async def _find(self, key: str, fill: Fill) -> str:
         keys = [f"cache:entry:{key}", f"cache:lease:{key}", GENERATION]
@@ -239,9 +239,9 @@ class CoherentCache:
     async def stop(self) -> None:
         """End what `start` began."""
         listener, self._listener = self._listener, None
-        if listener:
+        while listener and not listener.done():  # on Python 3.11 what it awaits may swallow a cancellation
             listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await asyncio.wait([listener], timeout=0.05)
 
     async def _listen(self) -> None:
         while True:

@@ -160,9 +160,9 @@ class CoherentCache:
     async def stop(self):
         """End that."""
         ears, self._ears = self._ears, None
-        if ears:
+        while ears and not ears.done():
             ears.cancel()
-            await asyncio.wait([ears])
+            await asyncio.wait([ears], timeout=0.1)
 
     async def _listen(self):
         while True:
@@ -189,7 +189,7 @@ class CoherentCache:
 
         async with asyncio.timeout(0.6):
             await connection.connect()
-        connection._parser.set_invalidation_push_handler(pushed)
+        connection._parser.set_invalidation_push_handler(pushed)  # noqa: SLF001 - redis-py has no other way to it
         await answer("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "cache:stamp:")
         self._hear(None)
         self._open.set()

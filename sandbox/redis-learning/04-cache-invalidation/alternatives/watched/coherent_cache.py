@@ -9,6 +9,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -180,20 +181,15 @@ class CoherentCache:
         if self.task:
             return
         self.task = asyncio.create_task(self.run())
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.up.wait(), 0.7)
-        except TimeoutError:
-            pass
 
     async def stop(self) -> None:
         """End that."""
-        if self.task:
-            self.task.cancel()
-            try:
-                await self.task
-            except asyncio.CancelledError:
-                pass
-            self.task = None
+        task, self.task = self.task, None
+        while task and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
 
     async def run(self) -> None:
         while True:
