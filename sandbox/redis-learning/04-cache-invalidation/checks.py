@@ -91,7 +91,7 @@ class Shop:
 
     async def replicas(self, count: int) -> list[Remote]:
         """Started caches, each in a process of its own, whose wall clocks are minutes apart."""
-        clocks = (0.0, 120.0, -120.0)
+        clocks = (120.0, -120.0, 0.0)
         return [
             await self.started(await self.testbed.process(f"catalog-{number + 1}", clock_offset=clocks[number]))
             for number in range(count)
@@ -497,7 +497,7 @@ async def test_nobody_joins_an_old_load(testbed: Testbed) -> None:
         got, _ = await second, await first
         if got != "new":
             began = testbed.history.operations("get")[-2:]
-            seen = "it joined the load that had begun before"
+            seen = "it joined the load that had begun before" if shop.loads[key] == 1 else "that was stored after all"
             raise Broken(
                 f"a get began after the key was invalidated ({forget.__name__}) and gave {got!r}: {seen}", began
             )
@@ -1048,9 +1048,9 @@ async def test_a_tag_costs_what_its_members_cost(testbed: Testbed) -> None:
     await shop.remembers(filler, "cup-7", "another tag was invalidated")
 
 
-async def size_of(redis: RedisServer) -> int:
-    """Bytes of all keys."""
-    return sum([await redis.truth.memory_usage(key, samples=0) or 0 for key in await redis.truth.keys()])
+async def largest(redis: RedisServer) -> int:
+    """Bytes of the largest key: an index, if there is one."""
+    return max([await redis.truth.memory_usage(key, samples=0) or 0 for key in await redis.truth.keys()], default=0)
 
 
 async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
@@ -1069,7 +1069,7 @@ async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
             shop.rows[key] = "", ["in use all the time"]
         for start in range(0, 40, 10):
             await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
-        return await size_of(shop.redis)
+        return await largest(shop.redis)
 
     full = await fill(lasting, 0)
     await shop.redis.truth.flushall()
@@ -1080,9 +1080,9 @@ async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
             shop.rows[f"{number}-{step}"] = "", ["in use all the time"]
             await brief.get(f"{number}-{step}")
         left = await fill(brief, number)
-    assert left <= 1.3 * full + 500, (
-        f"40 entries with a tag take {full:,} bytes; 40 that came after twice 40 had expired take {left:,}: each "
-        "leaves something behind"
+    assert left <= 1.5 * full + 500, (
+        f"with 40 entries of a tag in the cache the largest key has {full:,} bytes; with 40 that came after twice 40 "
+        f"had expired it has {left:,}: each leaves something behind"
     )
 
     await shop.redis.truth.flushall()

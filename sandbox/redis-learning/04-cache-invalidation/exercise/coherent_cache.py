@@ -32,10 +32,9 @@ The client
     (`asyncio.wait_for` does that): cancel it again until it has ended.
 The keys
     Every key in Redis begins with `cache:`. A key of the cache and a tag are any `str` but the empty one, and may be
-    called alike, or like one of your keys in Redis. What Redis keeps is bounded by what is in the cache: an entry that
-    has expired leaves nothing behind, nor does its name in the index of a tag that lives on, but for another `ttl`. Of
-    an invalidation a trace may stay for 60 seconds. Every key in Redis is gone 60 seconds + 2 * `ttl` after the last
-    call, but for two keys at most.
+    called alike, or like one of your keys in Redis. The name of an entry that has expired is gone after another `ttl`
+    from the index of a tag that lives on. Of a load or an invalidation a trace may stay for 60 seconds, in keys of
+    their own. Every key in Redis is gone 60 seconds + 2 * `ttl` after the last call, but for two keys at most.
 The clock
     All durations are `float` seconds, exact to about 0.01 seconds. Processes' clocks disagree by minutes: measure with
     a monotonic clock, and compare no clock of one process with that of another.
