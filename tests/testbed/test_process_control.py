@@ -95,6 +95,19 @@ async def test_a_paused_process_stands_still_until_it_is_resumed(on_testbed: OnT
         assert notes == ["paused (SIGSTOP)", "resumed (SIGCONT)"]
 
 
+async def test_the_tasks_that_the_learners_code_has_running_are_known_and_no_others(on_testbed: OnTestbed) -> None:
+    async with on_testbed(COUNTER) as testbed:
+        process = await testbed.process("till-1")
+        assert await process.tasks() == []
+        call = process.call(None, "spin")
+        await process.request(None, "leave_a_task", (), {})
+
+        [task] = await process.tasks()
+
+        assert task.endswith(" in spin")
+        assert await call.cancel()
+
+
 async def test_a_killed_process_is_gone_and_what_it_was_doing_is_unknown(on_testbed: OnTestbed) -> None:
     async with on_testbed(COUNTER) as testbed:
         process = await testbed.process("till-1")

@@ -10,6 +10,8 @@ from faultline.patterns.cache import CacheAside
 from faultline.patterns.cache_refresh import Early, Refresh, StaleWhileRevalidate, XFetch
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, NotForgotten, PatternError
 from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError, PriceRefused
+from faultline.patterns.coherent_cache import CoherentCache
+from faultline.patterns.errors import CacheUnavailable, LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
 from faultline.patterns.fence import Fence
 from faultline.patterns.flights import Flights
 from faultline.patterns.lease import Lease
@@ -26,6 +28,8 @@ from faultline.patterns.write_through import PriceDatabase, WriteThrough
 
 __all__ = [
     "Backlog",
+    "CacheUnavailable",
+    "CoherentCache",
     "DistributedLock",
     "Early",
     "Fence",

@@ -3,6 +3,7 @@
 PatternError
 ├── NotForgotten           unknown: the cached value may still be given until it expires; forgetting again is safe
 ├── PriceRefused           refused: raised by your database adapter; nothing has changed, and nothing will
+├── CacheUnavailable       unknown: an invalidation may not have happened; asking again is safe
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
 └── LockLost               refused: the lease is over; what it protected must stop
     └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
@@ -15,6 +16,11 @@ class PatternError(Exception):
 
 class NotForgotten(PatternError):
     """Unknown: Redis did not say that a cached value is gone; it may be given until it expires. Repeating is safe."""
+class CacheUnavailable(PatternError):
+    """Unknown: Redis has not confirmed an invalidation; until it has, what was to be forgotten may be handed out.
+
+    Asking again is safe.
+    """
 
 
 class LockUnavailable(PatternError):

@@ -157,6 +157,13 @@ async def _answer(
     writer.write(framed)
 
 
+def _their_tasks() -> list[str]:
+    ours = {_serve.__code__, _answer.__code__}
+    running = {task.get_name(): task.get_coro() for task in asyncio.all_tasks()}
+    theirs = {name: coro for name, coro in running.items() if getattr(coro, "cr_code", None) not in ours}
+    return sorted(f"{name} in {getattr(coro, '__qualname__', coro)}" for name, coro in theirs.items())
+
+
 def _failure(number: int, error: BaseException, folder: Path) -> wire.Failure:
     theirs = [
         f"{Path(place.filename).name}:{place.lineno}"
@@ -219,6 +226,8 @@ class _Objects:
         return self._known[number] if number else self.solution()
 
     async def perform(self, request: wire.Request) -> Any:
+        if request.name == wire.TASKS:
+            return _their_tasks()
         target = self.known(request.target)
         member = getattr(target, request.name)
         if request.read:

@@ -154,6 +154,11 @@ class LearnerProcess:
         self._count += 1
         await self._answer_to(*self._send_off(wire.Serve(self._count, app.ref.number, host, port), f"serve on {port}"))
 
+    async def tasks(self) -> list[str]:
+        """The asyncio tasks that the learner's code has running there, as "Task-7 in Cache.listen"; no call of ours."""
+        found: list[str] = await self.request(None, wire.TASKS, (), {}, read=True)
+        return found
+
     def _ask(
         self, target: wire.Ref | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, read: bool = False
     ) -> tuple[int, Operation]:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 MAX_FRAME = 4 * 2**20  # bytes; more than that is a mistake, not an answer
+TASKS = "asyncio.all_tasks"  # read from the solution itself: the tasks of the learner's code, each in words
 _MAX_DIGITS = 8192  # hexadecimal ones of an integer; showing one takes time that grows with their square
 _LENGTH = struct.Struct(">I")
 _INT64 = range(-(2**63), 2**64)
