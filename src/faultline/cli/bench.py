@@ -9,7 +9,7 @@ from pathlib import Path
 from faultline.components.processes import tied
 
 BENCHES: dict[str, tuple[str, ...]] = {
-    "redis": ("bench.lock",),
+    "redis": ("bench.lock", "bench.leaderboard"),
 }
 
 

@@ -2,8 +2,9 @@
 
 PatternError
 ├── LockUnavailable        refused: the lock was not acquired; asking again is safe
-└── LockLost               refused: the lease is over; what it protected must stop
-    └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
+├── LockLost               refused: the lease is over; what it protected must stop
+│   └── LeaseUnconfirmed   unknown: the lease may have been extended; extending again is safe
+└── ChangesLost            unknown: changes may have been missed; entering again is safe
 """
 
 
@@ -24,3 +25,7 @@ class LeaseUnconfirmed(LockLost):
 
     It counts as lost, until extending it again succeeds, which is safe to try.
     """
+
+
+class ChangesLost(PatternError):
+    """Unknown: the connection broke, and changes may have been missed. Enter again, and read the ranking again."""

@@ -1,0 +1,171 @@
+"""The top 10 of 100,000 products three ways, what an hour's window costs, and a page that is told what changes.
+
+Takes REDIS_URL and POSTGRES_URL; asserts what the lesson says of it.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from statistics import median
+
+import psycopg
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+PRODUCTS, VIEWS = 100_000, 300_000
+BOARD, HOURS = "example:board", [f"example:bucket:{number}" for number in range(60)]
+CHANNEL = "example:changes"
+FALL = """
+local sums = redis.call('HGETALL', KEYS[1])
+for i = 1, #sums, 2 do
+    if tonumber(redis.call('ZINCRBY', KEYS[2], -sums[i + 1], sums[i])) <= 0 then
+        redis.call('ZREM', KEYS[2], sums[i])
+    end
+end
+redis.call('DEL', KEYS[1])
+return #sums / 2"""
+TELL = """
+local score = redis.call('ZINCRBY', KEYS[1], ARGV[2], ARGV[1])
+redis.call('PUBLISH', ARGV[3], ARGV[1] .. ' ' .. score)"""
+
+
+def views() -> dict[str, int]:
+    """How often each product was looked at: a few very often, all at least once."""
+    chance = random.Random(8)
+    counts = dict.fromkeys((f"product-{number:06}" for number in range(PRODUCTS)), 1)
+    names = list(counts)
+    for _ in range(VIEWS):
+        counts[names[int(PRODUCTS * chance.random() ** 4)]] += 1
+    return counts
+
+
+async def took(times: int, call: Callable[[], Awaitable[object]]) -> float:
+    """Milliseconds for one, the median."""
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        await call()
+        found.append((time.perf_counter() - began) * 1000)
+    return median(found)
+
+
+async def sent(redis: Redis, call: Callable[[], Awaitable[object]]) -> int:
+    """Bytes that the server sent for it."""
+    before = (await redis.info("stats"))["total_net_output_bytes"]
+    own = (await redis.info("stats"))["total_net_output_bytes"] - before
+    await call()
+    return (await redis.info("stats"))["total_net_output_bytes"] - before - 2 * own
+
+
+async def three_ways(redis: Redis, db: psycopg.AsyncConnection, counts: dict[str, int]) -> None:
+    await db.execute("CREATE TEMP TABLE views (sku text PRIMARY KEY, score bigint)")
+    async with db.cursor() as cursor, cursor.copy("COPY views FROM STDIN") as copy:
+        for row in counts.items():
+            await copy.write_row(row)
+    await db.execute("ANALYZE views")
+    names = list(counts)
+    for first in range(0, PRODUCTS, 5_000):
+        await redis.zadd(BOARD, {name: counts[name] for name in names[first : first + 5_000]})
+
+    async def order_by() -> list[str]:
+        found = await db.execute("SELECT sku FROM views ORDER BY score DESC, sku DESC LIMIT 10")
+        return [row[0] for row in await found.fetchall()]
+
+    async def client() -> list[str]:
+        rows = await redis.zrange(BOARD, 0, -1, withscores=True)
+        return [sku for sku, _ in sorted(rows, key=lambda row: (row[1], row[0]), reverse=True)[:10]]
+
+    async def sorted_set() -> list[str]:
+        return [sku for sku, _ in await redis.zrange(BOARD, 0, 9, desc=True, withscores=True)]
+
+    assert await order_by() == await client() == await sorted_set(), "three ways, one answer"
+    times = {
+        "ORDER BY": await took(15, order_by),
+        "sorted by the client": await took(3, client),
+        "sorted set": await took(200, sorted_set),
+    }
+    await db.execute("CREATE INDEX ON views (score DESC, sku DESC)")
+    indexed = await took(200, order_by)
+    traffic = {"sorted by the client": await sent(redis, client), "sorted set": await sent(redis, sorted_set)}
+    print(f"\n1  the top 10 of {PRODUCTS:,} products\n\n   {'':22}{'ms':>9}{'bytes sent':>12}")
+    for name, milliseconds in times.items():
+        print(f"   {name:22}{milliseconds:9.2f}{traffic.get(name, ''):>12}")
+    print(f"   {'ORDER BY, with index':22}{indexed:9.2f}")
+    assert times["ORDER BY"] > 5 * times["sorted set"], "sorting was to cost more than looking"
+    assert traffic["sorted by the client"] > 1_000 * traffic["sorted set"], "all rows were to come over the wire"
+
+
+async def window(redis: Redis, counts: dict[str, int]) -> None:
+    names = list(counts)
+    for number, key in enumerate(HOURS):  # each minute a part of the products, the best sellers always
+        for part in (names[:1_000], names[1_000 + number * 1_650 : 1_000 + (number + 1) * 1_650]):
+            await redis.hincrby(key, part[0], 1)
+            await redis.hset(key, mapping=dict.fromkeys(part, 1))
+    keys = [f"{key}:set" for key in HOURS]
+    for key, target in zip(HOURS, keys, strict=True):
+        await redis.zadd(target, dict.fromkeys(await redis.hkeys(key), 1))
+    union = await took(5, lambda: redis.zunionstore("example:answer", keys))
+    kept = await took(200, lambda: redis.zrange("example:answer", 0, 9, desc=True, withscores=True))
+    began = time.perf_counter()
+    left = await redis.eval(FALL, 2, HOURS[0], "example:answer")
+    fall = (time.perf_counter() - began) * 1000
+    print(f"\n2  the last hour, in 60 buckets of {left:,} products each\n")
+    print(f"   added up when asked, for each page view   {union:8.2f} ms, and the server does nothing else")
+    print(f"   kept in order, for each page view         {kept:8.2f} ms")
+    print(f"   kept in order, once a minute              {fall:8.2f} ms to take out the oldest bucket")
+    assert union > 20 * kept, "adding up was to cost more than looking"
+
+
+async def ties(redis: Redis) -> None:
+    for sku in ("zucchini", "apple", "mango"):  # in this order they were recorded
+        await redis.zincrby("example:ties", 1, sku)
+    by_name = [sku for sku, _ in await redis.zrange("example:ties", 0, -1, desc=True, withscores=True)]
+    large, early, late = 9 * 10**15, 0.9, 0.8
+    print(f"\n3  recorded once each: zucchini, apple, mango; the sorted set says {', '.join(by_name)}")
+    print(f"   packed: {large:,} + {early} and + {late} are {'one score' if large + early == large + late else 'two'}")
+    assert by_name == ["zucchini", "mango", "apple"], "ties were to go by name"
+    assert large + early == large + late, "a double was to have no room for both"
+
+
+async def heard(pubsub: PubSub) -> str | None:
+    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.3)
+    return message and message["data"]
+
+
+async def live(redis: Redis) -> None:
+    print("\n4  a page that reads the top 10, and then listens\n")
+    async with redis.pubsub() as late:
+        shown = await redis.zscore(BOARD, "product-000000")
+        await redis.eval(TELL, 1, BOARD, "product-000000", 5, CHANNEL)  # somebody buys
+        await late.subscribe(CHANNEL)
+        missed = await heard(late)
+    async with redis.pubsub() as page:
+        await page.subscribe(CHANNEL)
+        assert (await page.get_message(timeout=5.0))["type"] == "subscribe", "the server was to confirm"
+        began = time.perf_counter()
+        await redis.eval(TELL, 1, BOARD, "product-000000", 5, CHANNEL)
+        told = await heard(page)
+        took_ms = (time.perf_counter() - began) * 1000
+    stands = await redis.zscore(BOARD, "product-000000")
+    print(f"   read, then subscribed: showed {shown:.0f}, heard {missed}")
+    print(f"   subscribed, then read: heard {told!r} {took_ms:.1f} ms after the record; what stands is {stands:.0f}\n")
+    assert missed is None, "what happened before the subscription was to be missed"
+    assert told == f"product-000000 {stands:.0f}", "what happened after it was to come"
+
+
+async def main() -> None:
+    counts = views()
+    async with Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as redis:
+        async with await psycopg.AsyncConnection.connect(os.environ["POSTGRES_URL"]) as db:
+            await three_ways(redis, db, counts)
+        await window(redis, counts)
+        await ties(redis)
+        await live(redis)
+        async for key in redis.scan_iter("example:*", count=1_000):
+            await redis.delete(key)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,195 @@
+"""What is trending now: a sorted set that is always in order, and buckets that say what leaves it, and when."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+CHANGES = "trending:changes"
+
+# Every script begins with this. `ranking` holds minus the scores, so that the best come first and of equals the smaller
+# member: a member begins with the number of its last record. `places` says which member a product has right now.
+SCRIPT = """
+local ranking, places, buckets = 'trending:ranking', 'trending:places', 'trending:buckets'
+local window, bucket = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local counting = math.floor((now - window) / bucket)
+while tonumber(redis.call('LINDEX', buckets, 0) or counting) < counting do
+    local key = 'trending:bucket:' .. redis.call('LPOP', buckets)
+    local sums = redis.call('HGETALL', key)
+    for i = 1, #sums, 2 do
+        local place = redis.call('HGET', places, sums[i])
+        if tonumber(redis.call('ZINCRBY', ranking, sums[i + 1], place)) == 0 then
+            redis.call('ZREM', ranking, place)
+            redis.call('HDEL', places, sums[i])
+        end
+    end
+    redis.call('DEL', key)
+end
+"""
+
+RECORD = """
+local sku, weight, index = ARGV[3], ARGV[4], string.format('%.0f', math.floor(now / bucket))
+if redis.call('LINDEX', buckets, -1) ~= index then
+    redis.call('RPUSH', buckets, index)
+end
+redis.call('HINCRBY', 'trending:bucket:' .. index, sku, weight)
+local score, old = -weight, redis.call('HGET', places, sku)
+if old then
+    score = score + redis.call('ZSCORE', ranking, old)
+    redis.call('ZREM', ranking, old)
+end
+local number = redis.call('INCR', 'trending:records')
+local place = string.format('%016.0f:', number) .. sku
+redis.call('ZADD', ranking, score, place)
+redis.call('HSET', places, sku, place)
+for _, key in ipairs({ranking, places, buckets, 'trending:records'}) do
+    redis.call('PEXPIRE', key, window + bucket)
+end
+redis.call('PEXPIRE', 'trending:bucket:' .. index, 2 * (window + bucket))
+redis.call('PUBLISH', 'trending:changes', string.format('%.0f:', -score) .. sku)
+"""
+
+TOP = """
+return {0, redis.call('ZRANGE', ranking, 0, ARGV[3], 'WITHSCORES')}
+"""
+
+AROUND = """
+local place = redis.call('HGET', places, ARGV[3])
+if not place then
+    return nil
+end
+local rank = redis.call('ZRANK', ranking, place)
+local k = tonumber(ARGV[4])
+if k < 0 then
+    return rank
+end
+local first = math.max(0, rank - k)
+return {first, redis.call('ZRANGE', ranking, first, rank + k, 'WITHSCORES')}
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A product in the ranking."""
+
+    sku: str
+    score: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a record has made of a product's score."""
+
+    sku: str
+    score: int
+
+
+class ChangesLost(Exception):
+    """Changes may have been missed."""
+
+
+class Trending:
+    """The ranking of the last `window` seconds."""
+
+    def __init__(self, redis: Redis, window: float = 3600, bucket: float = 60) -> None:
+        if not 0.01 <= bucket <= window:
+            raise ValueError(f"no window of {window} s in buckets of {bucket} s")
+        self._redis = redis
+        self._milliseconds = round(window * 1000), round(bucket * 1000)
+        self._record = redis.register_script(SCRIPT + RECORD)
+        self._top = redis.register_script(SCRIPT + TOP)
+        self._around = redis.register_script(SCRIPT + AROUND)
+
+    async def record(self, sku: str, weight: int = 1) -> None:
+        """Add `weight` to the product's score, now."""
+        if not sku or not isinstance(weight, int) or not 1 <= weight <= 10**15:
+            raise ValueError(f"no record of {weight!r} for {sku!r}")
+        await self._record(args=[*self._milliseconds, sku, weight])
+
+    async def top(self, n: int) -> list[Entry]:
+        """The best `n`, best first."""
+        if n < 1:
+            raise ValueError(f"no top {n}")
+        return entries(await self._top(args=[*self._milliseconds, n - 1]))
+
+    async def rank(self, sku: str) -> int | None:
+        """The product's rank, from 1; None if it is not in the ranking."""
+        rank = await self._around(args=[*self._milliseconds, sku, -1])
+        return None if rank is None else rank + 1
+
+    async def around(self, sku: str, k: int) -> list[Entry]:
+        """The product between its neighbours."""
+        if k < 0:
+            raise ValueError(f"no {k} neighbours")
+        found = await self._around(args=[*self._milliseconds, sku, k])
+        return entries(found) if found else []
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change]]:
+        """Every record from now on, as it happens."""
+        pubsub = self._redis.pubsub()
+        changes = Changes(pubsub)
+        try:
+            await pubsub.subscribe(CHANGES)
+            await pubsub.get_message(timeout=None)  # the server says that it is done: from here on nothing is missed
+            yield changes
+        finally:
+            changes.end()
+            await pubsub.aclose()
+
+
+class Changes:
+    """The records that a subscription hears of."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self._pubsub = pubsub
+        self._waiting = set[asyncio.Timeout]()
+        self._ended = False
+        self._lost = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        if self._ended:
+            raise StopAsyncIteration
+        if self._lost:  # the client would connect again and say nothing of what it has missed
+            raise ChangesLost("enter again, and read the ranking again")
+        message = None
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._waiting.add(waiting)
+                while message is None:  # the client tells nothing but records this way
+                    message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+        except TimeoutError:  # of `end`
+            raise StopAsyncIteration from None
+        except (OSError, RedisError) as error:
+            self._lost = True
+            raise ChangesLost("enter again, and read the ranking again") from error
+        finally:
+            self._waiting.discard(waiting)
+        score, _, sku = message["data"].decode().partition(":")
+        return Change(sku, int(score))
+
+    def end(self) -> None:
+        """Wake whoever waits."""
+        self._ended = True
+        for waiting in self._waiting:
+            waiting.reschedule(0)
+
+
+def entries(found: list) -> list[Entry]:
+    """Members and minus their scores, in turn, as the ranking's entries from the first rank on."""
+    first, rows = found
+    return [
+        Entry(place.decode().partition(":")[2], -int(float(score)), rank)
+        for rank, (place, score) in enumerate(zip(rows[::2], rows[1::2], strict=True), first + 1)
+    ]
