@@ -103,7 +103,7 @@ async def left(block: Remote) -> None:
 
 async def following(testbed: Testbed, changes: Remote, after: str) -> tuple[str, int]:
     """The next change, as sku and score."""
-    patience = 2.0 * testbed.patience
+    patience = 3.0 * testbed.patience
     try:
         async with asyncio.timeout(patience):
             change = await changes.__anext__()
@@ -250,7 +250,7 @@ async def test_scores_are_exact(testbed: Testbed) -> None:
 
 
 async def test_counts_every_record_once(testbed: Testbed) -> None:
-    """Of 400 records from 4 processes at once none is lost, and every answer meanwhile is a ranking that was.
+    """Of 240 records from 4 processes at once none is lost, and every answer meanwhile is a ranking that was.
 
     Look: the step between reading a score and writing it.
     """
@@ -258,7 +258,7 @@ async def test_counts_every_record_once(testbed: Testbed) -> None:
     shops = [await trending(shop, redis) for shop in await testbed.processes(4, "shop")]
     home = await trending(await testbed.process("home-1"), redis)
     skus = [f"product-{number}" for number in range(8)]
-    weights = [(skus[number % 8], 1 + number // 8 % 3) for number in range(400)]
+    weights = [(skus[number % 8], 1 + number // 8 % 3) for number in range(240)]
     answers: list[list[Row]] = []
 
     writing = asyncio.gather(*(shops[number % 4].record(*one) for number, one in enumerate(weights)))
@@ -277,7 +277,7 @@ async def test_counts_every_record_once(testbed: Testbed) -> None:
     for ranking in (*shops, home):
         answer = rows(await ranking.top(9))
         assert {sku: score for _, sku, score in answer} == total, (
-            f"400 records were made, {total}, and {ranking.process.name} says {answer}"
+            f"240 records were made, {total}, and {ranking.process.name} says {answer}"
         )
         assert answer == rows(await shops[0].top(9)), "two processes were told different orders, and nothing changed"
 
@@ -482,9 +482,9 @@ async def test_clocks_do_not_matter(testbed: Testbed) -> None:
 
 
 async def test_rank_is_a_lookup(testbed: Testbed) -> None:
-    """Of 1,500 products, `top(10)` brings 10 rows, and costs the server little more than of 50.
+    """Of 600 products, `top(10)` brings 10 rows, and keeps the server no longer than of 50; so `rank` and `around`.
 
-    The same for `rank` and `around`. Bytes are counted by the proxy, the server's time is its processor time.
+    Bytes are counted by the proxy, the time is the server's own account of its commands.
 
     Look: what is done when somebody asks, and could have been done when somebody recorded.
     """
@@ -492,29 +492,28 @@ async def test_rank_is_a_lookup(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     shops = [await trending(shop, redis) for shop in await testbed.processes(2, "shop")]
     home = await trending(await testbed.process("home-1"), way)
-    skus = [f"product-of-the-shop-{number:04}" for number in range(1500)]
+    skus = [f"product-of-the-shop-{number:04}" for number in range(600)]
+    questions = {"top": 10, "rank": 0, "around": 11}  # and how many rows may come
 
     await record_many(shops, skus[:50])
-    for question in ("top", "rank", "around"):
-        await processor_time(redis, home, question, skus[25], times=2)  # connections and scripts are there from now on
-    few = {question: await processor_time(redis, home, question, skus[25]) for question in ("top", "rank", "around")}
+    few = {question: await busy(redis, home, question, skus[25]) for question in questions}
     await record_many(shops, skus[50:])
-    many = {question: await processor_time(redis, home, question, skus[25]) for question in few}
+    many = {question: await busy(redis, home, question, skus[25]) for question in questions}
 
-    for question, most in (("top", 10), ("rank", 0), ("around", 11)):
+    for question, most in questions.items():
         before = way.proxy.counts
         answer = await ask(home, question, skus[25])
         got = (way.proxy.counts - before).bytes_to_client
         if not got:
             raise Vacuous(f"{question} went past the proxy: nothing could be counted")
         rank = answer[len(answer) // 2].rank if isinstance(answer, list) else answer
-        assert isinstance(rank, int), f"of 1,500 products {question} says {answer}"
+        assert isinstance(rank, int), f"of 600 products {question} says {answer}"
         assert got <= 300 + 300 * most, (
-            f"of 1,500 products, {question} brought {got:,} bytes from the server; promised are {most} rows at most"
+            f"of 600 products, {question} brought {got:,} bytes from the server; promised are {most} rows at most"
         )
-        assert many[question] <= 4 * few[question] + 0.01, (
-            f"50 times {question} took {few[question] * 1000:.1f} ms of the server's processor time of 50 products, "
-            f"and {many[question] * 1000:.1f} ms of 1,500: it looks at all of them"
+        assert many[question] <= 4 * few[question] + 30, (
+            f"{question} keeps the server busy for {few[question]} us with 50 products, and for {many[question]} us "
+            "with 600: it looks at all of them"
         )
 
 
@@ -529,18 +528,20 @@ async def ask(ranking: Remote, question: str, sku: str) -> object:
             return await ranking.around(sku, 5)
 
 
-async def processor_time(redis: RedisServer, ranking: Remote, question: str, sku: str, *, times: int = 50) -> float:
-    """Seconds of the server's processor for so many of that question."""
-    before = await used(redis)
-    for _ in range(times):
+async def busy(redis: RedisServer, ranking: Remote, question: str, sku: str) -> int:
+    """Microseconds of the server for that question: the least of several, in which nothing else came between."""
+    found = []
+    for _ in range(12):
+        before = await spent(redis)
         await ask(ranking, question, sku)
-    return await used(redis) - before
+        found.append(await spent(redis) - before)
+    return min(found)
 
 
-async def used(redis: RedisServer) -> float:
-    """The server's processor time until now."""
-    found = await redis.truth.info("cpu")
-    return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+async def spent(redis: RedisServer) -> int:
+    """Microseconds that the server has been in commands, those of scripts included, but for the question itself."""
+    stats = await redis.truth.info("commandstats")
+    return sum(int(of["usec"]) for name, of in stats.items() if name != "cmdstat_info")
 
 
 async def test_memory_is_bounded(testbed: Testbed) -> None:
@@ -555,11 +556,11 @@ async def test_memory_is_bounded(testbed: Testbed) -> None:
     await record_many(shops, skus)
     began = testbed.history.operations("record")[-1].start
     once = await size(redis)
-    await record_many(shops, skus * 38)
+    await record_many(shops, skus * 14)
     often = await size(redis)
 
-    assert often <= 2 * once + 64 * 1024, (
-        f"40 products, recorded once each, take {once:,} bytes; after 1,520 more records of the same products it is "
+    assert often <= 2 * once + 32 * 1024, (
+        f"40 products, recorded once each, take {once:,} bytes; after 560 more records of the same products it is "
         f"{often:,}: what is kept grows with the records"
     )
     longest = await bounded_life(redis, HOUR)
@@ -599,16 +600,16 @@ async def test_forgets_what_has_left(testbed: Testbed) -> None:
     await ranking.record("evergreen")
     base = await size(redis)
 
-    skus = [f"a-product-with-a-rather-long-name-{number:03}" for number in range(300)]
+    skus = [f"a-product-with-a-rather-long-name-{number:03}" for number in range(200)]
     await record_many([ranking], skus)
     gone = ended(last(testbed, "record")) + 2 * sum(window) + 1
     full = await size(redis)
     if full < 10_000 + base:
-        raise Vacuous(f"300 products take {full:,} bytes: it could not be seen that they go")
+        raise Vacuous(f"200 products take {full:,} bytes: it could not be seen that they go")
     while (kept := await size(redis)) > 12 * base + full / 20:
         if testbed.history.now() > gone:
             raise Broken(
-                f"300 products took {full:,} bytes; {2 * sum(window) + 1:g} s after their last record {kept:,} bytes "
+                f"200 products took {full:,} bytes; {2 * sum(window) + 1:g} s after their last record {kept:,} bytes "
                 f"are still there, and only one product was recorded meanwhile"
             )
         await ranking.record("evergreen")
@@ -629,7 +630,7 @@ async def test_forgets_what_has_left(testbed: Testbed) -> None:
 async def test_changes_tell_every_record(testbed: Testbed) -> None:
     """Whoever has entered hears of every record, once, with the whole score; also when he reads late.
 
-    192 records from 4 processes are made between entering and the first read, by two who listen.
+    96 records from 4 processes are made between entering and the first read, by two who listen.
 
     Look: `changes` in the starter; what is subscribed, and when.
     """
@@ -640,19 +641,19 @@ async def test_changes_tell_every_record(testbed: Testbed) -> None:
     blocks = [await entered(page) for page in pages]
 
     skus = ["hat", "cap", "shoe:red", "Mütze"]
-    await asyncio.gather(*(shops[number % 4].record(skus[number // 4 % 4], 2) for number in range(192)))
+    await asyncio.gather(*(shops[number % 4].record(skus[number // 4 % 4], 2) for number in range(96)))
     await record(testbed, shops[1], ("belt", 7), ("hat", 3), ("belt", 10**15))
 
     heard = [
-        [await following(testbed, changes, f"195 records were made, {number} changes came") for number in range(195)]
+        [await following(testbed, changes, f"99 records were made, {number} changes came") for number in range(99)]
         for _, changes in blocks
     ]
     for sku, base in (("hat", 5), ("cap", 0), ("shoe:red", 0), ("Mütze", 0)):
-        scores = [score for one, score in heard[0][:192] if one == sku]
-        promised = [base + 2 * count for count in range(1, 49)]
-        assert scores == promised, f"{sku!r} had {base} and was recorded 48 times with 2; its changes were {scores}"
-    assert heard[0][192:] == [("belt", 7), ("hat", 104), ("belt", 10**15 + 7)], (
-        f"recorded was belt 7, hat 3 to its 101, belt 10**15; the changes were {heard[0][192:]}"
+        scores = [score for one, score in heard[0][:96] if one == sku]
+        promised = [base + 2 * count for count in range(1, 25)]
+        assert scores == promised, f"{sku!r} had {base} and was recorded 24 times with 2; its changes were {scores}"
+    assert heard[0][96:] == [("belt", 7), ("hat", 56), ("belt", 10**15 + 7)], (
+        f"recorded was belt 7, hat 3 to its 53, belt 10**15; the changes were {heard[0][96:]}"
     )
     assert heard[1] == heard[0], "two who listened to the same records heard different changes, or in another order"
     for block, _ in blocks:

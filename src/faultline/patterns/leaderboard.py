@@ -88,7 +88,9 @@ class Trending:
         smaller than a bucket, an empty `name`, `slices` under 1, or a `quiet` that is not above 0.
         """
         if not 0.01 <= bucket <= window:
-            raise ValueError(f"no window of {window} s in buckets of {bucket} s: a bucket has 0.01 s, a window a bucket")
+            raise ValueError(
+                f"no window of {window} s in buckets of {bucket} s: a bucket has 0.01 s, a window a bucket"
+            )
         if not name:
             raise ValueError("a ranking needs a name: who shares it shares the ranking")
         if slices < 1:

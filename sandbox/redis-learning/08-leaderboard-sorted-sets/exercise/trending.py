@@ -29,7 +29,7 @@ The cost
     `rank` none; nor do they make the server look at all products, except when records have left since the last call.
 The keys
     Every key starts with `trending:`. What is kept grows with the number of products and buckets, not with the number
-    of records, but for 64 KiB at most. What is known of a product is gone 2 * (`window` + `bucket`) + 1 seconds
+    of records, but for 32 KiB at most. What is known of a product is gone 2 * (`window` + `bucket`) + 1 seconds
     after its last record, whether or not anybody calls anything meanwhile.
 """
 

@@ -142,19 +142,18 @@ class Trending:
         queue: asyncio.Queue = asyncio.Queue()
         follower = Follower(queue)
         async with asyncio.TaskGroup() as group:
-            pump = group.create_task(self._pump(position, queue))
+            group.create_task(self._pump(position, follower))
             try:
                 yield follower
             finally:
-                follower.over = True
-                pump.cancel()
+                follower.over = True  # the pump ends with the step that it is in
                 for _ in range(follower.waiting):
                     queue.put_nowait(None)
 
-    async def _pump(self, position, queue):
+    async def _pump(self, position, follower):
         """Ask for what came after the last entry; ask again if the connection breaks, the stream is still there."""
-        failed = 0
-        while True:
+        failed, queue = 0, follower.queue
+        while not follower.over:
             try:
                 # In short steps: a blocking command must end before the client's own patience does.
                 answer = await self.redis.xread({"trending:log": position}, block=100, count=100)
