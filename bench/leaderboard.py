@@ -129,10 +129,9 @@ async def main() -> bool:
             server = await supervisor.start("redis")
             async with Redis(host=server.host, port=server.port, retry=Retry(NoBackoff(), 0)) as redis:
                 facts = await redis.info("server")
-                peers = ", ".join(f"{name} {version(name)}" for name in ("redis", "hiredis", "redis-infra"))
-                print(
-                    f"{machine()}\nserver {facts.get('valkey_version') or facts['redis_version']}, {peers}, seed {number}"
-                )
+                packages = ", ".join(f"{name} {version(name)}" for name in ("redis", "hiredis", "redis-infra"))
+                valkey = facts.get("valkey_version") or facts["redis_version"]
+                print(f"{machine()}\nserver {valkey}, {packages}, seed {number}")
                 await seed(redis)
                 met = [
                     await records(redis, calls=40, rounds=60, chance=chance),

@@ -27,11 +27,12 @@ products each (`slices`) end at another time. Memory: O(products x buckets). A l
 - A process killed during `record`: counted or not, nothing in between. The client's errors are the caller's; then it is
   unknown whether the record counts, and recording again may count it twice.
 - Server restarted without its data: the ranking begins anew. Listeners get `ChangesLost`.
+- Eviction (`maxmemory-policy allkeys-…`) may forget a bucket, and its sums stay in the scores: use `noeviction`.
 - Server's clock set back: records stay for as much longer. Set ahead: they leave too early.
 - Clients that disagree about window or bucket: each record leaves as its writer wanted.
 
-One Redis or Valkey, or one slot of a cluster if `name` has a hash tag. Pub/Sub knows no databases: rankings on one server
-need different names, also in different databases.
+One Redis or Valkey, no cluster: the scripts do not declare their keys. Pub/Sub knows no databases: rankings on one
+server need different names, also in different databases.
 
 Sources: Redis, *Sorted sets* and *Pub/Sub* (documentation); Datar, Gionis, Indyk and Motwani, *Maintaining Stream
 Statistics over Sliding Windows* (2002), for what buckets cost in exactness.

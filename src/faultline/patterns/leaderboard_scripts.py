@@ -15,8 +15,8 @@ counts any more. A hash of sums lives twice as long: as long as there can be a r
 
 from __future__ import annotations
 
-# Takes out what has left. ARGV: name, window and bucket in ms.
 _BEGIN = """
+-- ARGV name, window and bucket in ms; takes out what has left
 local name, window, bucket = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local ranking, places, due = name .. ':ranking', name .. ':places', name .. ':due'
 local time = redis.call('TIME')
@@ -25,7 +25,7 @@ for _, sums in ipairs(redis.call('ZRANGE', due, '-inf', string.format('%.0f', no
     local pairs_of_it = redis.call('HGETALL', sums)
     for i = 1, #pairs_of_it, 2 do
         local place = redis.call('HGET', places, pairs_of_it[i])
-        if tonumber(redis.call('ZINCRBY', ranking, pairs_of_it[i + 1], place)) == 0 then
+        if place and tonumber(redis.call('ZINCRBY', ranking, pairs_of_it[i + 1], place)) == 0 then
             redis.call('ZREM', ranking, place)
             redis.call('HDEL', places, pairs_of_it[i])
         end
@@ -35,10 +35,10 @@ for _, sums in ipairs(redis.call('ZRANGE', due, '-inf', string.format('%.0f', no
 end
 """
 
-# ARGV[4..8]: product, weight, slice, ms by which the buckets of that slice are shifted, channel
 RECORD = (
     _BEGIN
     + """
+-- ARGV[4..8] product, weight, slice, ms by which the buckets of that slice are shifted, channel
 local product, weight, shift = ARGV[4], ARGV[5], tonumber(ARGV[7])
 local index = math.floor((now - shift) / bucket)
 local sums = name .. ':sums:' .. string.format('%.0f', index) .. ':' .. ARGV[6]
@@ -60,22 +60,23 @@ redis.call('PUBLISH', ARGV[8], string.format('%.0f:', -score) .. product)
 """
 )
 
-# ARGV[4]: index of the last row
-TOP = _BEGIN + "return {0, redis.call('ZRANGE', ranking, 0, ARGV[4], 'WITHSCORES')}"
+TOP = (
+    _BEGIN + "--[[ ARGV[4] index of the last row ]] return {0, redis.call('ZRANGE', ranking, 0, ARGV[4], 'WITHSCORES')}"
+)
 
-# ARGV[4]: product
 RANK = (
     _BEGIN
     + """
+-- ARGV[4] product
 local place = redis.call('HGET', places, ARGV[4])
 return place and redis.call('ZRANK', ranking, place)
 """
 )
 
-# ARGV[4..5]: product, how many before and after it
 AROUND = (
     _BEGIN
     + """
+-- ARGV[4..5] product, how many before and after it
 local place = redis.call('HGET', places, ARGV[4])
 if not place then return {0, {}} end
 local rank, k = redis.call('ZRANK', ranking, place), tonumber(ARGV[5])

@@ -10,8 +10,8 @@ The server
     One Redis 7 or Valkey 8, database 0. It holds one ranking: all objects on it have the same `window` and `bucket`.
 The client
     A `redis.asyncio.Redis` with `decode_responses=False` and redis-py's usual pool, made and closed by the caller. It
-    does not retry; its errors pass through, except where this says otherwise. Its `socket_timeout` is 0.25 to 5 seconds.
-    A process has at most 100 calls under way at the same time.
+    does not retry; its errors pass through, except where this says otherwise. Its `socket_timeout` is 0.25 to 5
+    seconds. A process has at most 100 calls under way at the same time.
 The clock
     The clocks of the processes disagree by minutes. The server's is the one that counts (`TIME`; a script may ask for
     it too). It does not go back. All durations are `float` seconds, given in whole milliseconds.

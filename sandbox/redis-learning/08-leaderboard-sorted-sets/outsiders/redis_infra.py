@@ -12,6 +12,7 @@ class ChangesLost(Exception):
 
 class Trending:
     def __init__(self, redis, window=3600, bucket=60):
+        del window, bucket
         self.redis, self.board, self.teller = redis, AsyncLeaderboard(redis, "trending"), AsyncPublisher(redis)
 
     async def record(self, sku, weight=1):
@@ -46,7 +47,7 @@ class Heard:
         return self
 
     async def __anext__(self):
-        async def keep(channel, told):
+        async def keep(_, told):
             self.heard.append(told)
 
         await self.subscriber.listen(keep, should_stop=lambda: bool(self.heard))
