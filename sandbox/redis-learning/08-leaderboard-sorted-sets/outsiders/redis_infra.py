@@ -1,59 +1,40 @@
 """redis-infra's AsyncLeaderboard with its Pub/Sub: one sorted set without a window, ties by name, ranks from 0."""
 
-from contextlib import asynccontextmanager
+from asyncio import sleep
+from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 
 from redis_infra import AsyncLeaderboard, AsyncPublisher, AsyncSubscriber
 
 
-class ChangesLost(Exception):
-    """Nobody raises it."""
-
-
 class Trending:
     def __init__(self, redis, window=3600, bucket=60):
-        del window, bucket
-        self.redis, self.board, self.teller = redis, AsyncLeaderboard(redis, "trending"), AsyncPublisher(redis)
+        self.redis, self.board, _ = redis, AsyncLeaderboard(redis, "trending"), (window, bucket)
 
     async def record(self, sku, weight=1):
-        score = await self.board.increment(sku, weight)
-        await self.teller.publish("trending:changes", [sku, score])
+        await AsyncPublisher(self.redis).publish("trending", [sku, await self.board.increment(sku, weight)])
 
     async def top(self, n):
-        return entries(await self.board.top(n))
+        return [SimpleNamespace(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in await self.board.top(n)]
 
     async def rank(self, sku):
         rank = await self.board.rank(sku)
         return None if rank is None else rank + 1
 
     async def around(self, sku, k):
-        return entries(await self.board.around(sku, k))
+        found = await self.board.around(sku, k)
+        return [SimpleNamespace(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in found]
 
     @asynccontextmanager
     async def changes(self):
-        subscriber = AsyncSubscriber(self.redis)
-        await subscriber.subscribe("trending:changes")
-        try:
-            yield Heard(subscriber)
-        finally:
-            await subscriber.close()
+        heard = Heard(self.redis)
+        await heard.subscribe("trending")
+        async with aclosing(SimpleNamespace(aclose=heard.close)):
+            yield heard
 
 
-class Heard:
-    def __init__(self, subscriber):
-        self.subscriber, self.heard = subscriber, []
-
-    def __aiter__(self):
-        return self
-
+class Heard(AsyncSubscriber):
     async def __anext__(self):
-        async def keep(_, told):
-            self.heard.append(told)
-
-        await self.subscriber.listen(keep, should_stop=lambda: bool(self.heard))
-        sku, score = self.heard.pop(0)
-        return SimpleNamespace(sku=sku, score=int(score))
-
-
-def entries(found):
-    return [SimpleNamespace(sku=one.member, score=int(one.score), rank=one.rank + 1) for one in found]
+        told = []
+        await self.listen(lambda _, change: sleep(0, told.append(change)), should_stop=lambda: bool(told))
+        return SimpleNamespace(sku=told[0][0], score=int(told[0][1]))
