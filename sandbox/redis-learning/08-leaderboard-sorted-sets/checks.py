@@ -578,7 +578,7 @@ async def bounded_life(redis: RedisServer, window: Window) -> float:
     """Every key is the ranking's by its name, and ends in time; the seconds for which the last one is there."""
     longest, allowed = 0.0, 2 * sum(window) + 1
     for key in await redis.truth.keys():
-        name, remaining = key.decode(errors="replace"), await redis.truth.pttl(key)
+        name, remaining = text(key), await redis.truth.pttl(key)
         assert name.startswith("trending:"), f"there is a key {name!r}; every key starts with 'trending:'"
         assert remaining != -1, f"the key {name!r} never expires: a product is known for ever"
         assert remaining <= allowed * 1000, (
@@ -587,6 +587,11 @@ async def bounded_life(redis: RedisServer, window: Window) -> float:
         )
         longest = max(longest, remaining / 1000)
     return longest
+
+
+def text(key: bytes | str) -> str:
+    """A key as it can be read."""
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
 
 
 async def test_forgets_what_has_left(testbed: Testbed) -> None:

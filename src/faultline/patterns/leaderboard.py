@@ -157,7 +157,7 @@ class Trending:
             yield changes
         finally:
             changes.end()
-            await pubsub.aclose()
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
 def _entries(found: tuple[int, list[Any]]) -> list[Entry]:

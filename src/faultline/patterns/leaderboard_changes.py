@@ -50,19 +50,17 @@ class Changes:
             raise StopAsyncIteration
         if self._lost:
             raise ChangesLost(f"{self._lost}; enter again, and read the ranking again") from self._lost
+        waiting = asyncio.timeout(None)
+        self._waiting.add(waiting)
         try:
-            async with asyncio.timeout(None) as waiting:
-                self._waiting.add(waiting)
-                try:
-                    return await self._next()
-                finally:
-                    self._waiting.discard(waiting)
-        except TimeoutError as error:
-            if self._ended:
+            async with waiting:
+                return await self._next()
+        except (OSError, RedisError) as error:
+            if self._ended:  # not lost: left
                 raise StopAsyncIteration from None
             self._lost = error
-        except (OSError, RedisError) as error:
-            self._lost = error
+        finally:
+            self._waiting.discard(waiting)
         raise ChangesLost(f"{self._lost!r}; enter again, and read the ranking again") from self._lost
 
     def end(self) -> None:

@@ -163,10 +163,10 @@ class Changes:
             raise StopAsyncIteration
         if self._lost:  # the client would connect again and say nothing of what it has missed
             raise ChangesLost("enter again, and read the ranking again")
-        message = None
+        message, waiting = None, asyncio.timeout(None)
+        self._waiting.add(waiting)
         try:
-            async with asyncio.timeout(None) as waiting:
-                self._waiting.add(waiting)
+            async with waiting:
                 while message is None:  # the client tells nothing but records this way
                     message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
         except TimeoutError:  # of `end`

@@ -7,6 +7,7 @@ import asyncio
 import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import redis.exceptions as trouble
 from redis.asyncio import Redis
@@ -150,13 +151,13 @@ class Trending:
                 for _ in range(follower.waiting):
                     queue.put_nowait(None)
 
-    async def _pump(self, position, follower):
+    async def _pump(self, position: Any, follower: Any) -> None:
         """Ask for what came after the last entry; ask again if the connection breaks, the stream is still there."""
         failed, queue = 0, follower.queue
         while not follower.over:
             try:
                 # In short steps: a blocking command must end before the client's own patience does.
-                answer = await self.redis.xread({"trending:log": position}, block=100, count=100)
+                answer: Any = await self.redis.xread({"trending:log": position}, block=100, count=100)
                 failed = 0
             except (OSError, trouble.RedisError):
                 failed += 1
@@ -174,7 +175,7 @@ class Trending:
                 queue.put_nowait(Change(fields[b"sku"].decode(), int(fields[b"score"])))
 
 
-def _streams(answer):
+def _streams(answer: Any) -> Any:
     if not answer:
         return []
     if isinstance(answer, dict):
