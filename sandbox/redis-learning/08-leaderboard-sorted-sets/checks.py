@@ -93,7 +93,10 @@ async def entered(ranking: Remote) -> tuple[Remote, Remote]:
     changes = await block.__aenter__()
     if not isinstance(changes, Remote):
         raise Broken(f"`async with changes()` gives {changes!r}; promised was an iterator")
-    return block, changes
+    iterator = await changes.__aiter__()  # as `async for` does
+    if not isinstance(iterator, Remote):
+        raise Broken(f"`async for` gets {iterator!r} from what `changes()` gives; promised was an iterator")
+    return block, iterator
 
 
 async def left(block: Remote) -> None:

@@ -1,9 +1,11 @@
 """What is trending now: a sorted set that is always in order, and buckets that say what leaves it, and when."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 from redis.asyncio import Redis
@@ -18,7 +20,7 @@ SCRIPT = """
 local ranking, places, buckets = 'trending:ranking', 'trending:places', 'trending:buckets'
 local window, bucket = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = tonumber(time[1] .. string.sub(string.format('%06d', time[2]), 1, 3))  -- milliseconds
 local counting = math.floor((now - window) / bucket)
 while tonumber(redis.call('LINDEX', buckets, 0) or counting) < counting do
     local key = 'trending:bucket:' .. redis.call('LPOP', buckets)
@@ -36,10 +38,12 @@ end
 
 RECORD = """
 local sku, weight, index = ARGV[3], ARGV[4], string.format('%.0f', math.floor(now / bucket))
-if redis.call('LINDEX', buckets, -1) ~= index then
+local sums = 'trending:bucket:' .. index
+if redis.call('EXISTS', sums) == 0 then
     redis.call('RPUSH', buckets, index)
 end
-redis.call('HINCRBY', 'trending:bucket:' .. index, sku, weight)
+redis.call('HINCRBY', sums, sku, weight)
+redis.call('PEXPIRE', sums, 2 * (window + bucket))
 local score, old = -weight, redis.call('HGET', places, sku)
 if old then
     score = score + redis.call('ZSCORE', ranking, old)
@@ -52,7 +56,6 @@ redis.call('HSET', places, sku, place)
 for _, key in ipairs({ranking, places, buckets, 'trending:records'}) do
     redis.call('PEXPIRE', key, window + bucket)
 end
-redis.call('PEXPIRE', 'trending:bucket:' .. index, 2 * (window + bucket))
 redis.call('PUBLISH', 'trending:changes', string.format('%.0f:', -score) .. sku)
 """
 
@@ -60,16 +63,17 @@ TOP = """
 return {0, redis.call('ZRANGE', ranking, 0, ARGV[3], 'WITHSCORES')}
 """
 
-AROUND = """
+RANK = """
 local place = redis.call('HGET', places, ARGV[3])
+return place and redis.call('ZRANK', ranking, place)
+"""
+
+AROUND = """
+local place, k = redis.call('HGET', places, ARGV[3]), tonumber(ARGV[4])
 if not place then
-    return nil
+    return {0, {}}
 end
 local rank = redis.call('ZRANK', ranking, place)
-local k = tonumber(ARGV[4])
-if k < 0 then
-    return rank
-end
 local first = math.max(0, rank - k)
 return {first, redis.call('ZRANGE', ranking, first, rank + k, 'WITHSCORES')}
 """
@@ -103,9 +107,10 @@ class Trending:
         if not 0.01 <= bucket <= window:
             raise ValueError(f"no window of {window} s in buckets of {bucket} s")
         self._redis = redis
-        self._milliseconds = round(window * 1000), round(bucket * 1000)
+        self._milliseconds = [timedelta(seconds=each) // timedelta(milliseconds=1) for each in (window, bucket)]
         self._record = redis.register_script(SCRIPT + RECORD)
         self._top = redis.register_script(SCRIPT + TOP)
+        self._rank = redis.register_script(SCRIPT + RANK)
         self._around = redis.register_script(SCRIPT + AROUND)
 
     async def record(self, sku: str, weight: int = 1) -> None:
@@ -122,15 +127,14 @@ class Trending:
 
     async def rank(self, sku: str) -> int | None:
         """The product's rank, from 1; None if it is not in the ranking."""
-        rank = await self._around(args=[*self._milliseconds, sku, -1])
+        rank = await self._rank(args=[*self._milliseconds, sku])
         return None if rank is None else rank + 1
 
     async def around(self, sku: str, k: int) -> list[Entry]:
         """The product between its neighbours."""
         if k < 0:
             raise ValueError(f"no {k} neighbours")
-        found = await self._around(args=[*self._milliseconds, sku, k])
-        return entries(found) if found else []
+        return entries(await self._around(args=[*self._milliseconds, sku, k]))
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[Change]]:
@@ -163,33 +167,33 @@ class Changes:
             raise StopAsyncIteration
         if self._lost:  # the client would connect again and say nothing of what it has missed
             raise ChangesLost("enter again, and read the ranking again")
-        message, waiting = None, asyncio.timeout(None)
+        told, waiting = None, asyncio.timeout(None)
         self._waiting.add(waiting)
         try:
             async with waiting:
-                while message is None:  # the client tells nothing but records this way
-                    message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+                while not isinstance(told, bytes):  # a number: the server confirms a subscription
+                    told = (await self._pubsub.get_message(timeout=None) or {}).get("data")
         except TimeoutError:  # of `end`
             raise StopAsyncIteration from None
-        except (OSError, RedisError) as error:
+        except RedisError as error:
             self._lost = True
             raise ChangesLost("enter again, and read the ranking again") from error
         finally:
             self._waiting.discard(waiting)
-        score, _, sku = message["data"].decode().partition(":")
+        score, _, sku = told.decode().partition(":")
         return Change(sku, int(score))
 
     def end(self) -> None:
         """Wake whoever waits."""
         self._ended = True
         for waiting in self._waiting:
-            waiting.reschedule(0)
+            waiting.reschedule(-math.inf)
 
 
 def entries(found: list) -> list[Entry]:
     """Members and minus their scores, in turn, as the ranking's entries from the first rank on."""
     first, rows = found
     return [
-        Entry(place.decode().partition(":")[2], -int(float(score)), rank)
-        for rank, (place, score) in enumerate(zip(rows[::2], rows[1::2], strict=True), first + 1)
+        Entry(rows[at].decode().partition(":")[2], -int(float(rows[at + 1])), rank)
+        for rank, at in enumerate(range(0, len(rows), 2), first + 1)
     ]
