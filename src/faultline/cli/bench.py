@@ -9,7 +9,15 @@ from pathlib import Path
 from faultline.components.processes import tied
 
 BENCHES: dict[str, tuple[str, ...]] = {
-    "redis": ("bench.lock", "bench.sessions", "bench.cache", "bench.write_behind", "bench.coherent_cache",),
+    "redis": (
+        "bench.cache",
+        "bench.write_behind",
+        "bench.coherent_cache",
+        "bench.lock",
+        "bench.rate_limiter",
+        "bench.sessions",
+        "bench.leaderboard",
+    ),
 }
 
 

@@ -5,33 +5,43 @@ asked for it. What every error means, and whether a retry is safe, stands in `er
 """
 
 from faultline.patterns.borrowed_hits import BorrowedHits
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
 from faultline.patterns.cache import CacheAside
 from faultline.patterns.cache_refresh import Early, Refresh, StaleWhileRevalidate, XFetch
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, NotForgotten, PatternError
-from faultline.patterns.errors import LeaseUnconfirmed, LockLost, LockUnavailable, PatternError, PriceRefused
 from faultline.patterns.coherent_cache import CoherentCache
-from faultline.patterns.errors import CacheUnavailable, LeaseUnconfirmed, LockLost, LockUnavailable, PatternError
+from faultline.patterns.errors import (
+    CacheUnavailable,
+    ChangesLost,
+    LeaseUnconfirmed,
+    LockLost,
+    LockUnavailable,
+    NotForgotten,
+    PatternError,
+    PriceRefused,
+)
 from faultline.patterns.fence import Fence
 from faultline.patterns.flights import Flights
+from faultline.patterns.leaderboard import Entry, Trending
+from faultline.patterns.leaderboard_changes import Change, Changes
 from faultline.patterns.lease import Lease
 from faultline.patterns.lock import DistributedLock
 from faultline.patterns.rate_limiter import Decision, RateLimiter
 from faultline.patterns.sessions import Session, SessionStore
-
-__all__ = [
-    "BorrowedHits",
-    "Decision",
-    "CacheAside",
 from faultline.patterns.write_behind import Backlog, WriteBehind
 from faultline.patterns.write_through import PriceDatabase, WriteThrough
 
 __all__ = [
     "Backlog",
+    "BorrowedHits",
+    "CacheAside",
     "CacheUnavailable",
+    "Change",
+    "Changes",
+    "ChangesLost",
     "CoherentCache",
+    "Decision",
     "DistributedLock",
     "Early",
+    "Entry",
     "Fence",
     "Flights",
     "Lease",
@@ -40,14 +50,15 @@ __all__ = [
     "LockUnavailable",
     "NotForgotten",
     "PatternError",
-    "RateLimiter",
-    "Session",
-    "SessionStore",
-    "Refresh",
-    "StaleWhileRevalidate",
-    "XFetch",
     "PriceDatabase",
     "PriceRefused",
+    "RateLimiter",
+    "Refresh",
+    "Session",
+    "SessionStore",
+    "StaleWhileRevalidate",
+    "Trending",
     "WriteBehind",
     "WriteThrough",
+    "XFetch",
 ]
