@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.conftest import write
 
 from faultline.cli.__main__ import main
 from faultline.engine.progress_file import ProgressFile
@@ -187,6 +188,19 @@ def test_a_file_that_is_missing_is_a_sentence(lab: Lab, tiny_module: Path, file:
     assert code == 2
     assert file in err
     assert "restore it with git checkout" in err
+
+
+def test_a_topic_may_have_an_example_of_its_own(lab: Lab, tiny_module: Path) -> None:
+    topic = tiny_module.parent
+    assert lab("run", "redis")[0] == 2
+    write(topic / "topic.toml", 'summary = "It stores."\nexample = { file = "examples/all.py" }')
+    code, _, err = lab("run", "redis")
+    assert (code, "all.py is missing" in err) == (2, True)
+    write(topic / "examples" / "all.py", "print('all of it')")
+    assert lab("run", "redis-learning")[:2] == (0, "all of it\n")
+    write(topic / "topic.toml", 'example = { files = "all.py" }')
+    code, _, err = lab("run", "redis")
+    assert (code, "topic.toml" in err) == (2, True)
 
 
 def test_read_run_and_solution_print_what_the_module_holds(lab: Lab, tiny_clone: Path, tiny_module: Path) -> None:

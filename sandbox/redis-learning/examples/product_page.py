@@ -171,7 +171,7 @@ async def main() -> None:
         print("   a new review was shown by both instances")
 
         admitted = [bool(await second.page("p2", "robot")) for _ in range(150)].count(True)
-        print(f"   of 150 pages at once for one robot, {admitted} were served")
+        print(f"   of 150 pages that one robot wanted, {admitted} were served")
         assert admitted == 100
         best = (await first.trending.top(1))[0]
         print(f"   trending: {best.sku}, seen {best.score} times")

@@ -142,11 +142,11 @@ class SessionStore:
             handle, digest = session_id, ""
         else:
             return False
-        return await REVOKE.run(self._redis, (self._one + handle,), self._of, handle, digest) == 1
+        return bool(await REVOKE.run(self._redis, (self._one + handle,), self._of, handle, digest))
 
     async def revoke_all(self, user_id: str) -> int:
         """End all sessions that the user has at the moment at which the server gets to it, and say how many."""
-        return await REVOKE_ALL.run(self._redis, (self._index(user_id),), self._one)
+        return int(await REVOKE_ALL.run(self._redis, (self._index(user_id),), self._one))
 
     async def list(self, user_id: str) -> builtins.list[Session]:
         """The user's sessions, in any order, without ids; looking at them is no use of them."""
