@@ -73,6 +73,8 @@ def test_xfetch_draws_exponentially(left: float, share: float) -> None:
     due = sum(XFetch(1.0).due(left, 0.2, chance) for _ in range(20_000)) / 20_000
 
     assert due == pytest.approx(share, abs=0.012)
+    doubled = sum(XFetch(2.0).due(2 * left, 0.2, chance) for _ in range(20_000)) / 20_000
+    assert doubled == pytest.approx(share, abs=0.012)
     assert XFetch(10.0).due(left, 0.0, chance) is (left <= 0), "a load that takes no time needs no early one"
 
 
