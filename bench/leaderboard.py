@@ -23,7 +23,7 @@ from redis_infra import AsyncLeaderboard
 from faultline.components import Supervisor
 from faultline.patterns import Trending
 
-MEMBERS, LEAVING = 10_000, 20_000
+MEMBERS, LEAVING = 3_000, 8_000
 PING = "raw PING"
 RECORD, LOOK = 1.60, 1.60
 PAUSE = 0.35
@@ -134,8 +134,8 @@ async def main() -> bool:
                 print(f"{machine()}\nserver {valkey}, {packages}, seed {number}")
                 await seed(redis)
                 met = [
-                    await records(redis, calls=40, rounds=60, chance=chance),
-                    await looks(redis, calls=40, rounds=60, chance=chance),
+                    await records(redis, calls=30, rounds=20, chance=chance),
+                    await looks(redis, calls=30, rounds=20, chance=chance),
                     await leaving(redis),
                 ]
                 print(f"\n{machine()}")
