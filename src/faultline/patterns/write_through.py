@@ -19,7 +19,7 @@ then an old price may stay until the next write, or for `ttl`. Prices that someb
 class. A fail-over to a replica that has not got the last mark.
 
 **Cost.** A read from the cache: one round trip, O(1). A read from the database, and a write: two. One hash a product,
-about 120 bytes, which goes `ttl` seconds after its last use in vain or change.
+about 100 bytes (Valkey 8.1), which goes `ttl` seconds after its last change.
 
 **When something fails**
 

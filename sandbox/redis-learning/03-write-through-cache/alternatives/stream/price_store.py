@@ -12,6 +12,12 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+BEGIN = """
+redis.call('DEL', KEYS[1])
+redis.call('INCR', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
+return redis.call('INCR', KEYS[3])
+"""
 FILL = """
 if redis.call('EXISTS', KEYS[2]) == 1 or (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -20,6 +26,10 @@ return 1
 END = """
 if redis.call('EXISTS', KEYS[2]) == 1 and redis.call('DECR', KEYS[2]) < 1 then redis.call('DEL', KEYS[2]) end
 return 0
+"""
+DONE = """
+redis.call('XACK', KEYS[1], unpack(ARGV))
+return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
 """
 
 STREAM, GROUP = "price-stream", "flushers"
@@ -45,7 +55,7 @@ class WriteThrough:
         if not lease >= 0.01:
             raise ValueError("lease")
         self.redis, self.db, self.lease = redis, db, int(lease * 1000)
-        self.fill, self.end = redis.register_script(FILL), redis.register_script(END)
+        self.begin, self.fill, self.end = (redis.register_script(script) for script in (BEGIN, FILL, END))
 
     @staticmethod
     def keys(product_id: str) -> list[str]:
@@ -75,13 +85,7 @@ class WriteThrough:
         keys = self.keys(product_id)
         if cents < 0:
             raise ValueError("cents")
-        copy, opened, begun = keys
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.incr(begun)
-            pipe.delete(copy)
-            pipe.incr(opened)
-            pipe.pexpire(opened, self.lease)
-            mine, *_ = await pipe.execute()
+        mine = await self.begin(keys=keys, args=[self.lease])
         try:
             await self.db.set_price(product_id, cents)
         except PriceRefused:
@@ -101,6 +105,7 @@ class WriteBehind:
 
     def __init__(self, redis: Redis, db: Database) -> None:
         self.redis, self.db, self.me = redis, db, uuid.uuid4().hex
+        self.done = redis.register_script(DONE)
 
     async def set_price(self, product_id: str, cents: int) -> None:
         """Queue."""
@@ -127,10 +132,7 @@ class WriteBehind:
             return 0
         await self.db.set_prices(list(rows.values()))
         ids = [entry for entry, _ in entries]
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.xack(STREAM, GROUP, *ids)
-            pipe.xdel(STREAM, *ids)
-            await pipe.execute()
+        await self.done(keys=[STREAM], args=[GROUP, *ids])
         return len(rows)
 
 
