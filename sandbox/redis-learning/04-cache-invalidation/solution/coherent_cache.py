@@ -8,7 +8,6 @@ import asyncio
 import json
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,10 +40,10 @@ redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'value', ARGV[3], 'tags', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = time[1] + time[2] / 1e6
 for n = 4, #KEYS do
     redis.call('ZREMRANGEBYSCORE', KEYS[n], '-inf', now)
-    redis.call('ZADD', KEYS[n], now + ARGV[5], ARGV[6])
+    redis.call('ZADD', KEYS[n], now + ARGV[5] / 1e3, ARGV[6])
     redis.call('PEXPIRE', KEYS[n], ARGV[5])
 end
 return 1
@@ -64,7 +63,6 @@ for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         end
     end
 end
-redis.call('DEL', KEYS[1])
 return redis.call('PUBLISH', ARGV[1], ARGV[2])
 """
 
@@ -74,6 +72,7 @@ LEASE = 20_000  # milliseconds that a load may take
 PAUSE = 0.3  # seconds without a message, after which it asks whether anybody is there
 SILENCE = 1.0  # seconds without a message, after which nobody is
 STARTING = 0.8  # seconds that `start` waits
+NO_ANSWER = (OSError, RedisError)  # an OSError too: the TimeoutError of asyncio
 
 
 class CacheUnavailable(Exception):
@@ -111,7 +110,7 @@ class CoherentCache:
         self._ttl = ttl
         self._size = size
         self._patience = patience
-        self._local: OrderedDict[str, Entry] = OrderedDict()
+        self._local: dict[str, Entry] = {}
         self._fills: dict[str, Fill] = {}
         self._hearing: object = None  # one object for each time that it listens without a gap; None while it does not
         self._heard = asyncio.Event()
@@ -126,7 +125,6 @@ class CoherentCache:
         while True:
             held = self._local.get(key)
             if held and held.until > time.monotonic():
-                self._local.move_to_end(key)
                 return held.value
             fill = self._fills.get(key)
             if fill is None:
@@ -155,7 +153,7 @@ class CoherentCache:
     async def _find(self, key: str, fill: Fill) -> str:
         keys = [f"cache:entry:{key}", f"cache:lease:{key}", GENERATION]
         asked = time.monotonic()
-        found = await self._ask(READ, keys, secrets.token_hex(8), LEASE)
+        found = await self._ask(READ, keys, secrets.token_hex(), LEASE)
         if found and len(found) == 3:
             value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / 1000
             self._keep(key, Entry(value, tags, asked + left), fill)
@@ -171,16 +169,15 @@ class CoherentCache:
     def _keep(self, key: str, entry: Entry, fill: Fill) -> None:
         if fill.valid and fill.hearing and fill.hearing is self._hearing:
             self._local[key] = entry
-            self._local.move_to_end(key)
             if len(self._local) > self._size:
-                self._local.popitem(last=False)
+                del self._local[next(iter(self._local))]
 
     async def _ask(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """What the script returns; None when no answer comes."""
         try:
             async with asyncio.timeout(self._patience):
                 return await self._redis.eval(script, len(keys), *keys, *arguments)
-        except (OSError, RedisError):  # an OSError too: the TimeoutError of asyncio
+        except NO_ANSWER:
             return None
 
     # -- forgetting ----------------------------------------------------------------------------------------------
@@ -203,7 +200,7 @@ class CoherentCache:
             raise ValueError("no tag")
         keys = [f"cache:tag:{tag}", GENERATION]
         try:
-            told = await self._ask(INVALIDATE_TAG, keys, CHANNEL, f"t{tag}", tag, secrets.token_hex(8), LEASE)
+            told = await self._ask(INVALIDATE_TAG, keys, CHANNEL, f"t{tag}", tag, secrets.token_hex(), LEASE)
         finally:
             self._drop_tag(tag)
         if told is None:
@@ -245,7 +242,7 @@ class CoherentCache:
 
     async def _listen(self) -> None:
         while True:
-            with suppress(OSError, RedisError):
+            with suppress(*NO_ANSWER):
                 async with self._redis.pubsub() as channel:
                     try:
                         await self._hear(channel)
@@ -265,7 +262,6 @@ class CoherentCache:
                     continue
                 silence.reschedule(loop.time() + SILENCE)
                 if message["type"] == "subscribe":  # from now on, and only from now on, nothing is missed
-                    self._drop_all()
                     self._hearing = object()
                     self._heard.set()
                 elif message["type"] == "message":
