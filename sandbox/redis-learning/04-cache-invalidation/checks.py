@@ -700,10 +700,11 @@ async def test_level_1_waits_until_it_can_hear(testbed: Testbed) -> None:
     await shop.learn(reader, "pen")
     hold = way.proxy.hold(subscribes)
     starting = asyncio.create_task(reader.start())
+    asked = testbed.history.now()
     await testbed.until(lambda: asyncio.sleep(0, hold.arrived or starting.done()), "it subscribes")
-    if starting.done():
-        await at(testbed, testbed.history.now() + 0.2)
-    assert not (starting.done() and hold.arrived), "`start` returned before its request to be told of anything arrived"
+    if starting.done() and testbed.history.now() < asked + 0.1:  # later it may have given up waiting, as it should
+        await at(testbed, asked + 0.3)
+        assert not hold.arrived, "`start` returned before its request to be told of anything had arrived at Redis"
     await shop.gives(reader, "cup", "it has asked to be told of invalidations, and is not yet")
     shop.write("cup", "cup-2")
     await writer.invalidate("cup")
@@ -1103,33 +1104,49 @@ async def largest(redis: RedisServer) -> int:
     return max([await redis.truth.memory_usage(key, samples=0) or 0 for key in await redis.truth.keys()], default=0)
 
 
+async def fill(shop: Shop, of: Remote, name: str) -> int:
+    """Load 40 entries of a tag that is in use all the time; the bytes of the largest key afterwards."""
+    keys = [f"a name of some length that goes away {name} {each}" for each in range(40)]
+    for key in keys:
+        shop.rows[key] = "", ["in use all the time"]
+    for start in range(0, 40, 10):
+        await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
+    return await largest(shop.redis)
+
+
+async def use(shop: Shop, of: Remote, ttl: float) -> float:
+    """Load something with the same tag now and then, for two ttls; the longest time between two loads."""
+    gaps: list[float] = []
+    end = shop.testbed.history.now() + 2.1 * ttl
+    while (before := shop.testbed.history.now()) < end:
+        await at(shop.testbed, before + 0.3 * ttl)
+        shop.rows[f"{ttl} {before}"] = "", ["in use all the time"]
+        await of.get(f"{ttl} {before}")
+        gaps.append(shop.testbed.history.now() - before)
+    return max(gaps)
+
+
 async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
     """Entries that have expired leave no name behind, in no index; and everything expires, but two keys at most.
 
     Look: who takes the name of an entry out of the index of a tag that is in use all the time.
     """
-    ttl = 0.25
     shop = await Shop.opened(testbed)
     process = await testbed.process("catalog-1", clock_offset=120.0)
-    lasting, brief = await shop.cache(process, ttl=10.0), await shop.cache(process, ttl=ttl)
-
-    async def fill(of: Remote, number: int) -> int:
-        keys = [f"a name of some length that goes away {number}-{each}" for each in range(40)]
-        for key in keys:
-            shop.rows[key] = "", ["in use all the time"]
-        for start in range(0, 40, 10):
-            await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
-        return await largest(shop.redis)
-
-    full = await fill(lasting, 0)
-    await shop.redis.truth.flushall()
-    left = await fill(brief, 1)
-    for number in (2, 3):
-        for step in range(1, 8):  # the tag is in use all the time
-            await at(testbed, testbed.history.now() + 0.3 * ttl)
-            shop.rows[f"{number}-{step}"] = "", ["in use all the time"]
-            await brief.get(f"{number}-{step}")
-        left = await fill(brief, number)
+    lasting = await shop.cache(process, ttl=10.0)
+    full = await fill(shop, lasting, "last")
+    for ttl in (0.25, 0.75, 2.0):  # longer ones for a machine that is too slow for short ones
+        brief = await shop.cache(process, ttl=ttl)
+        await shop.redis.truth.flushall()
+        await fill(shop, brief, f"{ttl} 1")
+        gaps = [await use(shop, brief, ttl)]
+        await fill(shop, brief, f"{ttl} 2")
+        gaps.append(await use(shop, brief, ttl))
+        left = await fill(shop, brief, f"{ttl} 3")
+        if max(gaps) < 0.8 * ttl:  # longer, and an index that nobody cleans may have expired as a whole
+            break
+    else:
+        raise TestbedError("this machine is too slow to load something every 1.6 s; close what you can and check again")
     assert left <= 1.5 * full + 500, (
         f"with 40 entries of a tag in the cache the largest key has {full:,} bytes; with 40 that came after twice 40 "
         f"had expired it has {left:,}: each leaves something behind"

@@ -16,7 +16,12 @@ class CoherentCache:
         self.load, self.ttl, self.cache = load, ttl, Cache()
         address, near = f"redis://{at['host']}:{at['port']}", Memory(size=size)
         self.cache.setup(
-            address, client_side=True, client_side_prefix="cache:", local_cache=near, socket_timeout=patience
+            address,
+            client_side=True,
+            client_side_prefix="cache:",
+            local_cache=near,
+            socket_timeout=patience,
+            protocol=2,
         )
 
     async def start(self):
