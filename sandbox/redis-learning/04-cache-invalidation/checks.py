@@ -339,7 +339,7 @@ async def test_a_tag_forgets_its_members(testbed: Testbed) -> None:
     shop = await Shop.opened(testbed)
     one, other = await shop.replicas(2)
     early = await shop.cache(other.process)  # not started: it has what Redis has
-    shop.write("hat", "hat-1", "clothes", "sale")
+    shop.write("hat", "hat-1", "sale", "clothes")
     shop.write("shoe", "shoe-1", "clothes")
     shop.write("pen", "pen-1", "office", "cloth")
     shop.write("cup", "cup-1")
@@ -581,6 +581,19 @@ async def test_a_late_answer_is_not_kept(testbed: Testbed) -> None:
             await late_answer(shop, way, reader, key, meanwhile, cached=cached)
             await shop.becomes(reader, key, "Redis had answered before it was invalidated, and that came late")
 
+    shop.write("pen", "pen-1")
+    shop.write("gap", "old", "t:gap")
+    await shop.learn(writer, "gap", "pen")
+
+    async def broken_meanwhile() -> None:
+        await shop.redis.truth.client_kill_filter(_type="pubsub")  # where it listens in another way, nothing breaks
+        testbed.history.note(shop.redis.name, "has closed the connections of those who subscribe")
+        await writer.invalidate("gap")
+        await shop.level_1(reader, way, "pen")
+
+    await late_answer(shop, way, reader, "gap", broken_meanwhile, cached=True)
+    await shop.becomes(reader, "gap", "Redis had answered before it was invalidated, which nobody could hear just then")
+
 
 async def steps(way: ProxiedRedis, of: Awaitable[object], what: str) -> int:
     """How many requests this sends when nothing disturbs it."""
@@ -741,6 +754,16 @@ async def test_a_call_that_ends_disturbs_no_other(testbed: Testbed) -> None:
             raise BudgetMissed(f"{what} still waits after 5 s", promise=f"{what} ended", took=5.0)
         assert await waiting == "hat-1", f"{what} gave {await waiting!r}"
     await asyncio.gather(first, return_exceptions=True)
+
+    before = len(shop.load.calls)
+    shop.write("cup", "cup-1")
+    shop.load.hold()
+    gets = [asyncio.create_task(one.get("cup")) for _ in range(3)]
+    await shop.load.called(before + 1)
+    await shop.gives(one, "pen", "all three had begun")
+    shop.load.release()
+    for get in gets:
+        assert await get == "cup-1", f"of three gets at once, whether they share a load or not, one gave {await get!r}"
 
     before = len(shop.load.calls)
     shop.load.hold()

@@ -34,9 +34,8 @@ return redis.call('MGET', KEYS[2], KEYS[3])
 # Only under the lease and the generation that were there before the load. What Redis has forgotten is no lease.
 STORE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then
-    return 0
+    return false
 end
-redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'value', ARGV[3], 'tags', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local time = redis.call('TIME')
@@ -46,7 +45,7 @@ for n = 4, #KEYS do
     redis.call('ZADD', KEYS[n], now + ARGV[5] / 1e3, ARGV[6])
     redis.call('PEXPIRE', KEYS[n], ARGV[5])
 end
-return 1
+return true
 """
 INVALIDATE = """
 redis.call('DEL', KEYS[1], KEYS[2])
@@ -66,6 +65,7 @@ end
 return redis.call('PUBLISH', ARGV[1], ARGV[2])
 """
 
+MILLISECONDS = 1000  # in a second
 CHANNEL = "cache:invalidated"
 GENERATION = "cache:generation"
 LEASE = 20_000  # milliseconds that a load may take
@@ -96,7 +96,6 @@ class Fill:
     valid: bool = True
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     value: str | None = None
-    error: Exception | None = None
 
 
 class CoherentCache:
@@ -130,9 +129,7 @@ class CoherentCache:
             if fill is None:
                 return await self._fill(key)
             await fill.ended.wait()
-            if fill.error:
-                raise fill.error
-            if fill.value is not None:  # otherwise it was cancelled
+            if fill.value is not None:  # otherwise it was cancelled, or has failed
                 return fill.value
 
     async def _fill(self, key: str) -> str:
@@ -141,9 +138,6 @@ class CoherentCache:
             self._fills[key] = fill
         try:
             fill.value = await self._find(key, fill)
-        except Exception as error:
-            fill.error = error
-            raise
         finally:
             if self._fills.get(key) is fill:
                 del self._fills[key]
@@ -155,14 +149,15 @@ class CoherentCache:
         asked = time.monotonic()
         found = await self._ask(READ, keys, secrets.token_hex(), LEASE)
         if found and len(found) == 3:
-            value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / 1000
+            value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / MILLISECONDS
             self._keep(key, Entry(value, tags, asked + left), fill)
             return value
         value, tags = await self._load(key)
         if found:
             entry = Entry(value, tags, time.monotonic() + self._ttl)
             keys += [f"cache:tag:{tag}" for tag in tags]
-            if await self._ask(STORE, keys, *found, value, json.dumps(list(tags)), round(self._ttl * 1000), key):
+            life = round(self._ttl * MILLISECONDS)
+            if await self._ask(STORE, keys, *found, value, json.dumps(list(tags)), life, key):
                 self._keep(key, entry, fill)
         return value
 
@@ -238,7 +233,7 @@ class CoherentCache:
         listener, self._listener = self._listener, None
         while listener and not listener.done():  # on Python 3.11 what it awaits may swallow a cancellation
             listener.cancel()
-            await asyncio.wait([listener], timeout=0.05)
+            await asyncio.wait([listener], timeout=PAUSE)
 
     async def _listen(self) -> None:
         while True:
