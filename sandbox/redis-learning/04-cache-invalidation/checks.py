@@ -69,11 +69,11 @@ class Shop:
         *,
         ttl: float = 60.0,
         size: int = 1000,
-        patience: float = SAFE,
+        patience: float | None = SAFE,
     ) -> Remote:
         """The learner's cache in that process, not started."""
-        at = (way or self.redis).at()
-        return await process.new("CoherentCache", at, self.load, ttl, size=size, patience=patience)
+        options = {} if patience is None else {"patience": patience}
+        return await process.new("CoherentCache", (way or self.redis).at(), self.load, ttl, size=size, **options)
 
     async def started(
         self,
@@ -82,7 +82,7 @@ class Shop:
         *,
         ttl: float = 60.0,
         size: int = 1000,
-        patience: float = SAFE,
+        patience: float | None = SAFE,
     ) -> Remote:
         """The same, with level 1 in use."""
         made = await self.cache(process, way, ttl=ttl, size=size, patience=patience)
@@ -249,6 +249,29 @@ async def test_loads_once_for_all(testbed: Testbed) -> None:
         await shop.level_1(one, way, key)
         await shop.remembers(early, key, f"{here.name} had it, {there.name} was not started")
         await shop.remembers(other, key, f"{here.name} had it")
+    for number in range(100):  # more than once only where the machine was too slow to hear
+        shop.write(f"fresh-{number}", "fresh")
+        await one.get(f"fresh-{number}")
+        if not await shop.asks(one, way, f"fresh-{number}"):
+            break
+    else:
+        raise Broken("after 100 loads none was in level 1: the next get asked Redis for what had just been loaded")
+    keys = [f"at once {number}" for number in range(5)]
+    for key in keys:
+        shop.write(key, key)
+    before = len(shop.load.calls)
+    shop.load.hold()
+    gets = [asyncio.create_task(one.get(key)) for key in keys]
+    await shop.load.called(before + 1)
+    soon = testbed.history.now() + 0.3  # for those that load one after the other, as they may
+    await testbed.until(
+        lambda: asyncio.sleep(0, len(shop.load.calls) == before + 5 or testbed.history.now() > soon),
+        "five were loading",
+    )
+    shop.load.release()
+    await asyncio.gather(*gets)
+    for key in keys:
+        await shop.remembers(other, key, "five keys were loaded at the same time")
     asked = await shop.asks(one, way, *["hat", "nothing", "ghost"] * 10)
     assert asked <= 15, f"30 gets of what is in level 1 sent {asked} requests to Redis"
     assert shop.loads["hat"] == 1, f"'hat' was loaded {shop.loads['hat']} times by gets that came one after the other"
@@ -316,7 +339,7 @@ async def test_a_tag_forgets_its_members(testbed: Testbed) -> None:
     shop = await Shop.opened(testbed)
     one, other = await shop.replicas(2)
     early = await shop.cache(other.process)  # not started: it has what Redis has
-    shop.write("hat", "hat-1", "clothes", "sale")
+    shop.write("hat", "hat-1", "sale", "clothes")
     shop.write("shoe", "shoe-1", "clothes")
     shop.write("pen", "pen-1", "office", "cloth")
     shop.write("cup", "cup-1")
@@ -558,6 +581,19 @@ async def test_a_late_answer_is_not_kept(testbed: Testbed) -> None:
             await late_answer(shop, way, reader, key, meanwhile, cached=cached)
             await shop.becomes(reader, key, "Redis had answered before it was invalidated, and that came late")
 
+    shop.write("pen", "pen-1")
+    shop.write("gap", "old", "t:gap")
+    await shop.learn(writer, "gap", "pen")
+
+    async def broken_meanwhile() -> None:
+        await shop.redis.truth.client_kill_filter(_type="pubsub")  # where it listens in another way, nothing breaks
+        testbed.history.note(shop.redis.name, "has closed the connections of those who subscribe")
+        await writer.invalidate("gap")
+        await shop.level_1(reader, way, "pen")
+
+    await late_answer(shop, way, reader, "gap", broken_meanwhile, cached=True)
+    await shop.becomes(reader, "gap", "Redis had answered before it was invalidated, which nobody could hear just then")
+
 
 async def steps(way: ProxiedRedis, of: Awaitable[object], what: str) -> int:
     """How many requests this sends when nothing disturbs it."""
@@ -620,6 +656,7 @@ async def test_no_gap_within_an_invalidation(testbed: Testbed) -> None:
     await shop.learn(writer, "cup")
 
     for forget in (by_key, by_tag):
+        await forget(writer, "cup")  # so that scripts are known
         await shop.learn(writer, "cup")
         count = await steps(way, forget(writer, "cup"), "an invalidation")
         for position in range(count):
@@ -635,6 +672,8 @@ async def test_no_gap_within_an_invalidation(testbed: Testbed) -> None:
             )
             if hold.arrived:
                 testbed.history.note("network", f"request {position + 1} of the invalidation is held back")
+            else:
+                hold.release()
             for _ in range(10):
                 await reader.get(key)
                 await writer.get(key)
@@ -671,11 +710,14 @@ async def test_level_1_waits_until_it_can_hear(testbed: Testbed) -> None:
     await shop.gives(reader, "hat", "it was read and invalidated before `start`, and arrived after it")
     await reader.stop()
 
-    reader = await shop.cache(other, way)
     await shop.learn(reader, "pen")
     hold = way.proxy.hold(subscribes)
     starting = asyncio.create_task(reader.start())
+    asked = testbed.history.now()
     await testbed.until(lambda: asyncio.sleep(0, hold.arrived or starting.done()), "it subscribes")
+    if starting.done() and testbed.history.now() < asked + 0.1:  # later it may have given up waiting, as it should
+        await at(testbed, asked + 0.3)
+        assert not hold.arrived, "`start` returned before its request to be told of anything had arrived at Redis"
     await shop.gives(reader, "cup", "it has asked to be told of invalidations, and is not yet")
     shop.write("cup", "cup-2")
     await writer.invalidate("cup")
@@ -714,6 +756,16 @@ async def test_a_call_that_ends_disturbs_no_other(testbed: Testbed) -> None:
     await asyncio.gather(first, return_exceptions=True)
 
     before = len(shop.load.calls)
+    shop.write("cup", "cup-1")
+    shop.load.hold()
+    gets = [asyncio.create_task(one.get("cup")) for _ in range(3)]
+    await shop.load.called(before + 1)
+    await shop.gives(one, "pen", "all three had begun")
+    shop.load.release()
+    for get in gets:
+        assert await get == "cup-1", f"of three gets at once, whether they share a load or not, one gave {await get!r}"
+
+    before = len(shop.load.calls)
     shop.load.hold()
     gets = [asyncio.create_task(one.get("ghost")) for _ in range(2)]
     await shop.load.called(before + 1)
@@ -745,6 +797,10 @@ async def test_a_broken_connection_empties_level_1(testbed: Testbed) -> None:
         await shop.gives(reader, key, "it was not cached")
         await shop.level_1(reader, way, key)
 
+    shop.write("cap", "old")
+    stop = shop.stop("cap")
+    first = asyncio.create_task(reader.get("cap"))
+    await shop.reached(stop, first, "by the get")
     for forget, text in ((by_key, "new"), (by_tag, "newer")):
         testbed.inject(way, Refuse())
         testbed.inject(way, Reset(ages=frozenset({Age.OPEN})))
@@ -758,6 +814,14 @@ async def test_a_broken_connection_empties_level_1(testbed: Testbed) -> None:
         for key in ("cup", "hat"):
             await shop.gives(reader, key, "it was invalidated while the connection was broken, which is back")
             await shop.level_1(reader, way, key)
+    shop.write("cap", "new")
+    await writer.invalidate("cap")
+    await shop.heard(reader, writer)
+    second = asyncio.create_task(reader.get("cap"))
+    await shop.gives(reader, "pen", "a second get of 'cap' had begun")
+    stop.release()
+    got, _ = await second, await first
+    assert got == "new", f"a load from before the break was still shared after it: get('cap') gave {got!r}"
 
 
 async def test_a_silent_network_is_noticed(testbed: Testbed) -> None:
@@ -774,6 +838,15 @@ async def test_a_silent_network_is_noticed(testbed: Testbed) -> None:
         await shop.gives(reader, key, "it was not cached")
         await shop.level_1(reader, way, key)
 
+    for _ in range(4):  # more than once only where the machine was too slow to hear
+        for key in ("hat", "cup", "pen"):
+            await reader.get(key)
+        await at(testbed, testbed.history.now() + 1.3)
+        if await shop.asks(reader, way, "hat", "cup", "pen") < 3:
+            break
+    else:
+        raise Broken("nothing was said for 1.3 s, the network was well, and what was in level 1 is not there any more")
+
     testbed.inject(way, BlackHole())
     for key in ("hat", "cup"):
         shop.write(key, "new")
@@ -788,15 +861,15 @@ async def test_a_silent_network_is_noticed(testbed: Testbed) -> None:
 async def unavailable(shop: Shop, of: Remote, how: str) -> None:
     """The server is dead or silent: `get` loads and is right, an invalidation raises, and all of it in time."""
     testbed = shop.testbed
-    for forget in (by_key, by_tag):
-        shop.write("hat", f"{forget.__name__}, with a server that is {how}", "t:hat")
+    for forget, key in ((by_key, "hat"), (by_tag, "cap")):
+        shop.write(key, f"{forget.__name__}, with a server that is {how}", f"t:{key}")
         with (
             testbed.within(0.5, f"an invalidation had failed, with a server that is {how}"),
             testbed.raises("CacheUnavailable"),
         ):
-            await forget(of, "hat")
+            await forget(of, key)
         with testbed.within(0.5, f"a get had loaded, with a server that is {how}"):
-            await shop.gives(of, "hat", f"the server is {how}, and this instance was to invalidate it")
+            await shop.gives(of, key, f"the server is {how}, and this instance was to invalidate it")
 
 
 async def insisting(testbed: Testbed, forget: Forget, of: Remote, key: str) -> None:
@@ -821,13 +894,14 @@ async def test_works_without_the_server(testbed: Testbed) -> None:
     shop = await Shop.opened(testbed)
     one, other = await testbed.processes(2, "catalog")
     way = await testbed.proxy(shop.redis)
-    writer, usual = [await shop.started(one, patience=0.2) for _ in range(2)]
+    writer, usual = [await shop.started(one, patience=None) for _ in range(2)]
     reader, late = await shop.started(other, way), await shop.cache(other, way)
     shop.write("hat", "hat-1", "t:hat")
+    shop.write("cap", "cap-1", "t:cap")
     shop.write("pen", "pen-1")
     shop.write("cup", "cup-1")
     await shop.learn(reader, "hat", "pen")
-    await shop.learn(writer, "hat")
+    await shop.learn(writer, "hat", "cap")
 
     async def starts(how: str) -> None:
         with testbed.within(1.0, f"start had returned, with a server that is {how}"):
@@ -1053,33 +1127,49 @@ async def largest(redis: RedisServer) -> int:
     return max([await redis.truth.memory_usage(key, samples=0) or 0 for key in await redis.truth.keys()], default=0)
 
 
+async def fill(shop: Shop, of: Remote, name: str) -> int:
+    """Load 40 entries of a tag that is in use all the time; the bytes of the largest key afterwards."""
+    keys = [f"a name of some length that goes away {name} {each}" for each in range(40)]
+    for key in keys:
+        shop.rows[key] = "", ["in use all the time"]
+    for start in range(0, 40, 10):
+        await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
+    return await largest(shop.redis)
+
+
+async def use(shop: Shop, of: Remote, ttl: float) -> float:
+    """Load something with the same tag now and then, for two ttls; the longest time between two loads."""
+    gaps: list[float] = []
+    end = shop.testbed.history.now() + 2.1 * ttl
+    while (before := shop.testbed.history.now()) < end:
+        await at(shop.testbed, before + 0.3 * ttl)
+        shop.rows[f"{ttl} {before}"] = "", ["in use all the time"]
+        await of.get(f"{ttl} {before}")
+        gaps.append(shop.testbed.history.now() - before)
+    return max(gaps)
+
+
 async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
     """Entries that have expired leave no name behind, in no index; and everything expires, but two keys at most.
 
     Look: who takes the name of an entry out of the index of a tag that is in use all the time.
     """
-    ttl = 0.25
     shop = await Shop.opened(testbed)
     process = await testbed.process("catalog-1", clock_offset=120.0)
-    lasting, brief = await shop.cache(process, ttl=10.0), await shop.cache(process, ttl=ttl)
-
-    async def fill(of: Remote, number: int) -> int:
-        keys = [f"a name of some length that goes away {number}-{each}" for each in range(40)]
-        for key in keys:
-            shop.rows[key] = "", ["in use all the time"]
-        for start in range(0, 40, 10):
-            await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
-        return await largest(shop.redis)
-
-    full = await fill(lasting, 0)
-    await shop.redis.truth.flushall()
-    left = await fill(brief, 1)
-    for number in (2, 3):
-        for step in range(1, 8):  # the tag is in use all the time
-            await at(testbed, testbed.history.now() + 0.3 * ttl)
-            shop.rows[f"{number}-{step}"] = "", ["in use all the time"]
-            await brief.get(f"{number}-{step}")
-        left = await fill(brief, number)
+    lasting = await shop.cache(process, ttl=10.0)
+    full = await fill(shop, lasting, "last")
+    for ttl in (0.25, 0.75, 2.0):  # longer ones for a machine that is too slow for short ones
+        brief = await shop.cache(process, ttl=ttl)
+        await shop.redis.truth.flushall()
+        await fill(shop, brief, f"{ttl} 1")
+        gaps = [await use(shop, brief, ttl)]
+        await fill(shop, brief, f"{ttl} 2")
+        gaps.append(await use(shop, brief, ttl))
+        left = await fill(shop, brief, f"{ttl} 3")
+        if max(gaps) < 0.8 * ttl:  # longer, and an index that nobody cleans may have expired as a whole
+            break
+    else:
+        raise TestbedError("this machine is too slow to load something every 1.6 s; close what you can and check again")
     assert left <= 1.5 * full + 500, (
         f"with 40 entries of a tag in the cache the largest key has {full:,} bytes; with 40 that came after twice 40 "
         f"had expired it has {left:,}: each leaves something behind"
@@ -1089,6 +1179,8 @@ async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
     for number in range(5):
         shop.write(f"hat-{number}", "", "clothes", f"t:{number}")
         await shop.learn(lasting, f"hat-{number}")
+        with testbed.raises("KeyError"):
+            await lasting.get(f"ghost-{number}")
     await lasting.invalidate("hat-1")
     await lasting.invalidate("hat-none")
     await lasting.invalidate_tag("t:2")

@@ -3,44 +3,33 @@
 from cashews import Cache
 from cashews.backends.memory import Memory
 
-
-class CacheUnavailable(Exception):
-    """Never raised: cashews answers errors of Redis with a miss, or with nothing."""
+CacheUnavailable = type("CacheUnavailable", (Exception,), {})  # never raised: it swallows errors of Redis
 
 
 class CoherentCache:
     def __init__(self, redis, load, ttl, size=1000, patience=0.2):
-        if ttl < 0.01 or size < 1 or patience <= 0:
-            raise ValueError
+        named(ttl >= 0.01 and size >= 1 and patience > 0)
         at = redis.connection_pool.connection_kwargs
+        options = {"client_side": True, "client_side_prefix": "cache:", "local_cache": Memory(size=size)}
         self.load, self.ttl, self.cache = load, ttl, Cache()
-        address, near = f"redis://{at['host']}:{at['port']}", Memory(size=size)
-        self.cache.setup(
-            address, client_side=True, client_side_prefix="cache:", local_cache=near, socket_timeout=patience
-        )
-
-    async def start(self):
-        await self.cache.init()
-
-    async def stop(self):
-        await self.cache.close()
+        self.start, self.stop = self.cache.init, self.cache.close
+        self.cache.setup(f"redis://{at['host']}:{at['port']}", socket_timeout=patience, protocol=2, **options)
 
     async def get(self, key):
-        self.named(key)
-        value = await self.cache.get(key)
+        value = await self.cache.get(named(key))
         if value is None:
             value, tags = await self.load(key)
             await self.cache.set(key, value, expire=self.ttl, tags=tags)
         return value
 
-    def named(self, name):
-        if not name:
-            raise ValueError
-
     async def invalidate(self, key):
-        self.named(key)
-        await self.cache.delete(key)
+        await self.cache.delete(named(key))
 
     async def invalidate_tag(self, tag):
-        self.named(tag)
-        await self.cache.delete_tags(tag)
+        await self.cache.delete_tags(named(tag))
+
+
+def named(name):
+    if not name:
+        raise ValueError
+    return name

@@ -8,7 +8,6 @@ import asyncio
 import json
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,19 +34,18 @@ return redis.call('MGET', KEYS[2], KEYS[3])
 # Only under the lease and the generation that were there before the load. What Redis has forgotten is no lease.
 STORE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then
-    return 0
+    return false
 end
-redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'value', ARGV[3], 'tags', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = time[1] + time[2] / 1e6
 for n = 4, #KEYS do
     redis.call('ZREMRANGEBYSCORE', KEYS[n], '-inf', now)
-    redis.call('ZADD', KEYS[n], now + ARGV[5], ARGV[6])
+    redis.call('ZADD', KEYS[n], now + ARGV[5] / 1e3, ARGV[6])
     redis.call('PEXPIRE', KEYS[n], ARGV[5])
 end
-return 1
+return true
 """
 INVALIDATE = """
 redis.call('DEL', KEYS[1], KEYS[2])
@@ -64,16 +62,17 @@ for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         end
     end
 end
-redis.call('DEL', KEYS[1])
 return redis.call('PUBLISH', ARGV[1], ARGV[2])
 """
 
+MILLISECONDS = 1000  # in a second
 CHANNEL = "cache:invalidated"
 GENERATION = "cache:generation"
 LEASE = 20_000  # milliseconds that a load may take
 PAUSE = 0.3  # seconds without a message, after which it asks whether anybody is there
 SILENCE = 1.0  # seconds without a message, after which nobody is
 STARTING = 0.8  # seconds that `start` waits
+NO_ANSWER = (OSError, RedisError)  # an OSError too: the TimeoutError of asyncio
 
 
 class CacheUnavailable(Exception):
@@ -97,7 +96,6 @@ class Fill:
     valid: bool = True
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     value: str | None = None
-    error: Exception | None = None
 
 
 class CoherentCache:
@@ -111,7 +109,7 @@ class CoherentCache:
         self._ttl = ttl
         self._size = size
         self._patience = patience
-        self._local: OrderedDict[str, Entry] = OrderedDict()
+        self._local: dict[str, Entry] = {}
         self._fills: dict[str, Fill] = {}
         self._hearing: object = None  # one object for each time that it listens without a gap; None while it does not
         self._heard = asyncio.Event()
@@ -126,15 +124,12 @@ class CoherentCache:
         while True:
             held = self._local.get(key)
             if held and held.until > time.monotonic():
-                self._local.move_to_end(key)
                 return held.value
             fill = self._fills.get(key)
             if fill is None:
                 return await self._fill(key)
             await fill.ended.wait()
-            if fill.error:
-                raise fill.error
-            if fill.value is not None:  # otherwise it was cancelled
+            if fill.value is not None:  # otherwise it was cancelled, or has failed
                 return fill.value
 
     async def _fill(self, key: str) -> str:
@@ -143,9 +138,6 @@ class CoherentCache:
             self._fills[key] = fill
         try:
             fill.value = await self._find(key, fill)
-        except Exception as error:
-            fill.error = error
-            raise
         finally:
             if self._fills.get(key) is fill:
                 del self._fills[key]
@@ -155,32 +147,32 @@ class CoherentCache:
     async def _find(self, key: str, fill: Fill) -> str:
         keys = [f"cache:entry:{key}", f"cache:lease:{key}", GENERATION]
         asked = time.monotonic()
-        found = await self._ask(READ, keys, secrets.token_hex(8), LEASE)
+        found = await self._ask(READ, keys, secrets.token_hex(), LEASE)
         if found and len(found) == 3:
-            value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / 1000
+            value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / MILLISECONDS
             self._keep(key, Entry(value, tags, asked + left), fill)
             return value
         value, tags = await self._load(key)
         if found:
             entry = Entry(value, tags, time.monotonic() + self._ttl)
             keys += [f"cache:tag:{tag}" for tag in tags]
-            if await self._ask(STORE, keys, *found, value, json.dumps(list(tags)), round(self._ttl * 1000), key):
+            life = round(self._ttl * MILLISECONDS)
+            if await self._ask(STORE, keys, *found, value, json.dumps(list(tags)), life, key):
                 self._keep(key, entry, fill)
         return value
 
     def _keep(self, key: str, entry: Entry, fill: Fill) -> None:
         if fill.valid and fill.hearing and fill.hearing is self._hearing:
             self._local[key] = entry
-            self._local.move_to_end(key)
             if len(self._local) > self._size:
-                self._local.popitem(last=False)
+                del self._local[next(iter(self._local))]
 
     async def _ask(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """What the script returns; None when no answer comes."""
         try:
             async with asyncio.timeout(self._patience):
                 return await self._redis.eval(script, len(keys), *keys, *arguments)
-        except (OSError, RedisError):  # an OSError too: the TimeoutError of asyncio
+        except NO_ANSWER:
             return None
 
     # -- forgetting ----------------------------------------------------------------------------------------------
@@ -203,7 +195,7 @@ class CoherentCache:
             raise ValueError("no tag")
         keys = [f"cache:tag:{tag}", GENERATION]
         try:
-            told = await self._ask(INVALIDATE_TAG, keys, CHANNEL, f"t{tag}", tag, secrets.token_hex(8), LEASE)
+            told = await self._ask(INVALIDATE_TAG, keys, CHANNEL, f"t{tag}", tag, secrets.token_hex(), LEASE)
         finally:
             self._drop_tag(tag)
         if told is None:
@@ -241,11 +233,11 @@ class CoherentCache:
         listener, self._listener = self._listener, None
         while listener and not listener.done():  # on Python 3.11 what it awaits may swallow a cancellation
             listener.cancel()
-            await asyncio.wait([listener], timeout=0.05)
+            await asyncio.wait([listener], timeout=PAUSE)
 
     async def _listen(self) -> None:
         while True:
-            with suppress(OSError, RedisError):
+            with suppress(*NO_ANSWER):
                 async with self._redis.pubsub() as channel:
                     try:
                         await self._hear(channel)
@@ -265,7 +257,6 @@ class CoherentCache:
                     continue
                 silence.reschedule(loop.time() + SILENCE)
                 if message["type"] == "subscribe":  # from now on, and only from now on, nothing is missed
-                    self._drop_all()
                     self._hearing = object()
                     self._heard.set()
                 elif message["type"] == "message":

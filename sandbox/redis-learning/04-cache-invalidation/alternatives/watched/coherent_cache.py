@@ -73,7 +73,9 @@ class CoherentCache:
         try:
             async with asyncio.timeout(self.patience):
                 async with self.redis.pipeline(transaction=False) as pipe:
-                    pipe.get(self.entry(key)).pttl(self.entry(key)).time()
+                    pipe.get(self.entry(key))
+                    pipe.pttl(self.entry(key))
+                    pipe.time()
                     raw, left, (seconds, microseconds) = await pipe.execute()
         except (RedisError, TimeoutError, OSError):
             value, _ = await self.load(key)
@@ -132,7 +134,9 @@ class CoherentCache:
             raise ValueError("key")
         try:
             async with asyncio.timeout(self.patience), self.redis.pipeline() as pipe:
-                pipe.set(self.guard(key), 1, px=GUARD).delete(self.entry(key)).publish(NEWS, json.dumps({"key": key}))
+                pipe.set(self.guard(key), 1, px=GUARD)
+                pipe.delete(self.entry(key))
+                pipe.publish(NEWS, json.dumps({"key": key}))
                 await pipe.execute()
         except (RedisError, TimeoutError, OSError) as error:
             raise CacheUnavailable(key) from error
@@ -146,7 +150,9 @@ class CoherentCache:
         try:
             async with asyncio.timeout(2 * self.patience):
                 async with self.redis.pipeline() as pipe:
-                    _, keys = await pipe.set(ALL_TAGS, 1, px=GUARD).zrange(self.index(tag), 0, -1).execute()
+                    pipe.set(ALL_TAGS, 1, px=GUARD)
+                    pipe.zrange(self.index(tag), 0, -1)
+                    _, keys = await pipe.execute()
                 names = [key.decode() for key in keys]
                 values = await self.redis.mget([self.entry(name) for name in names]) if names else []
                 async with self.redis.pipeline() as pipe:
@@ -154,7 +160,8 @@ class CoherentCache:
                         pipe.zrem(self.index(tag), name)
                         if raw is not None and tag in json.loads(raw)[1]:
                             pipe.delete(self.entry(name))
-                    await pipe.publish(NEWS, json.dumps({"tag": tag})).execute()
+                    pipe.publish(NEWS, json.dumps({"tag": tag}))
+                    await pipe.execute()
         except (RedisError, TimeoutError, OSError) as error:
             raise CacheUnavailable(tag) from error
         finally:
