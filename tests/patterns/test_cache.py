@@ -48,7 +48,8 @@ class Database:
 
 def patient(redis: Redis, load: Any, ttl: float = 300.0, **options: Any) -> CacheAside[Any]:
     """For where it is not the subject how long Redis may take on a busy machine."""
-    return CacheAside(redis, load, ttl, **({"patience": 5.0} | options))
+    settings: dict[str, Any] = {"patience": 5.0} | options
+    return CacheAside(redis, load, ttl, **settings)
 
 
 def blocked(redis: Redis) -> Any:

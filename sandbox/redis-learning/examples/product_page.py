@@ -24,10 +24,10 @@ TOPIC = Path(__file__).parents[1]
 SOLUTIONS = [folder for number in ("02", "04", "06", "08") for folder in TOPIC.glob(f"{number}-*/solution")]
 sys.path[:0] = [str(folder) for folder in SOLUTIONS]
 
-from coherent_cache import CoherentCache  # noqa: E402
-from product_cache import Product, ProductCache  # noqa: E402
-from rate_limiter import RateLimiter  # noqa: E402
-from trending import Trending  # noqa: E402
+from coherent_cache import CoherentCache  # noqa: E402 # pyright: ignore[reportMissingImports]
+from product_cache import Product, ProductCache  # noqa: E402 # pyright: ignore[reportMissingImports]
+from rate_limiter import RateLimiter  # noqa: E402 # pyright: ignore[reportMissingImports]
+from trending import Trending  # noqa: E402 # pyright: ignore[reportMissingImports]
 
 Page = Callable[[str, str], Awaitable[str | None]]
 PRODUCTS, REVIEWS, VIEWS = 2_000, 60_000, 60_000
@@ -145,7 +145,7 @@ async def main() -> None:
             await opened.enter_async_context(await psycopg.AsyncConnection.connect(url, autocommit=True))
             for _ in range(8)
         ]
-        await connections[0].execute(SCHEMA)
+        await connections[0].execute(SCHEMA.encode())
         database = Database(connections)
         redis = await opened.enter_async_context(Redis.from_url(os.environ["REDIS_URL"]))
         await redis.flushdb()
