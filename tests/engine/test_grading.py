@@ -1,9 +1,6 @@
 """A verdict says what was seen, blames whom it must, and comes in the order of the checks."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -202,48 +199,6 @@ MISSES = """
             if {when}:
                 await asyncio.sleep(0.3 * testbed.patience)
 """
-
-
-HANGS = """
-    from pathlib import Path
-    tries = Path({path!r})
-
-    async def test_one(testbed):
-        tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
-        if {when}:
-            await asyncio.sleep(600)
-"""
-
-
-@pytest.fixture
-def crowded() -> Iterator[None]:
-    """A machine with much more to do than it has processors."""
-    burn = "while True: pass"
-    burners = [subprocess.Popen([sys.executable, "-S", "-c", burn]) for _ in range(5 * (os.cpu_count() or 1))]
-    try:
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-        for burner in burners:
-            burner.wait()
-
-
-@pytest.mark.usefixtures("crowded")
-@pytest.mark.parametrize(
-    ("when", "verdict", "seen"),
-    [
-        ("len(tries.read_text()) == 1", Verdict.UNKNOWN, "times the time kept the promise. This machine is busy"),
-        ("True", Verdict.FAIL, "it did not end within 0.5 s"),
-    ],
-    ids=["hung once", "hung twice"],
-)
-def test_what_hangs_on_a_busy_machine_is_given_a_second_try(
-    graded: Graded, tmp_path: Path, when: str, verdict: Verdict, seen: str
-) -> None:
-    grade = graded(HANGS.format(path=str(tmp_path / "tries"), when=when), check_limit=0.5)
-    assert (one(grade).verdict, seen in one(grade).seen) == (verdict, True)
-    assert len((tmp_path / "tries").read_text()) == 2
 
 
 @pytest.mark.parametrize(

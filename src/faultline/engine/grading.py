@@ -61,7 +61,6 @@ _RESERVE = 5.0  # seconds of the run's limit that are kept for the end of it, or
 _DIGITS = 10_000  # of an integer that a learner's process may send
 _ANSWERS = ("checks.py", "mutants.toml", "solution", "alternatives", "outsiders")
 SAME = 0.1  # two times that differ by less than this share are the same
-CROWDED = 2.0  # contention from which on a check that did not end may be the machine's doing
 
 
 @dataclass(slots=True)
@@ -73,7 +72,6 @@ class _Attempt:
     picture: str = ""
     printed: str = ""
     missed: BudgetMissed | None = None
-    hung: bool = False
     late: dict[str, float] = field(default_factory=dict)
 
 
@@ -154,18 +152,13 @@ class Grader:
 
     async def _judge(self, check: str, item: pytest.Function) -> _Attempt:
         first = await self._attempt(check, item, patience=1.0)
-        if not first.missed and not first.hung:
+        if not first.missed:
             return first
-        contended = await contention()
-        if first.hung and contended < CROWDED:
-            return first
-        patience = min(4.0, max(1.5, 1.5 * contended))
+        patience = min(4.0, max(1.5, 1.5 * await contention()))
         second = await self._attempt(check, item, patience=patience)
-        again = second.late.get(first.missed.promise) if first.missed else None
-        if first.missed and again is not None and abs(again - first.missed.took) < SAME * first.missed.took:
+        again = second.late.get(first.missed.promise)
+        if again is not None and abs(again - first.missed.took) < SAME * first.missed.took:
             return first  # a busy machine is late by chance, code by the same time twice
-        if first.hung and second.hung:
-            return first
         if second.verdict is Verdict.PASS:
             return _Attempt(
                 Verdict.UNKNOWN,
@@ -258,7 +251,7 @@ def _hung(testbed: Testbed, limit: float, places: dict[str, str], verdict: Verdi
         for one in testbed.history.pending()
     ]
     seen = f"it did not end within {limit:.3g} s: {'; '.join(waiting[:4]) or 'nothing of yours was running'}"
-    return _Attempt(verdict, seen, _picture(testbed, (), now), testbed.printed, hung=True)
+    return _Attempt(verdict, seen, _picture(testbed, (), now), testbed.printed)
 
 
 def _known(error: BaseException, testbed: Testbed) -> BaseException:
