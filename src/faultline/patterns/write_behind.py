@@ -166,8 +166,8 @@ class WriteBehind:
 
         `on_error` is told what a flush has raised; the next try comes after twice the pause, at most 5 s.
         """
-        pause = every
-        while True:
+        pause, task = every, asyncio.current_task()
+        while not (task and task.cancelling()):  # a client may swallow the cancellation
             try:
                 full = await self.flush(max_batch) == max_batch
                 pause = every
@@ -175,6 +175,7 @@ class WriteBehind:
                 on_error(error)
                 full, pause = False, min(2 * pause, max(LONGEST_PAUSE, every))
             await asyncio.sleep(0 if full else pause)
+        raise asyncio.CancelledError
 
     async def discard(self, product_id: str) -> bool:
         """Take the product's price off the queue, for one that the database refuses for good; False if none waits."""
