@@ -586,12 +586,11 @@ async def test_a_late_answer_is_not_kept(testbed: Testbed) -> None:
     await shop.learn(writer, "gap", "pen")
 
     async def broken_meanwhile() -> None:
-        before, end = way.proxy.counts.accepted, testbed.history.now() + BACK
         killed = await shop.redis.truth.client_kill_filter(_type="pubsub")
         testbed.history.note(shop.redis.name, f"has closed the connections of those who subscribe: {killed}")
         await writer.invalidate("gap")
-        while killed and way.proxy.counts.accepted == before and testbed.history.now() < end:
-            await at(testbed, testbed.history.now() + 0.002)  # it has noticed when it connects again
+        if killed:  # by then most listen again; who does not cannot keep anything either
+            await at(testbed, testbed.history.now() + 0.7)
         await shop.level_1(reader, way, "pen")
 
     await late_answer(shop, way, reader, "gap", broken_meanwhile, cached=True)
