@@ -159,14 +159,18 @@ async def test_a_large_tag_is_forgotten_in_steps_and_others_are_told_at_the_end(
         await until(told)
 
 
+@pytest.mark.parametrize("begun_anew", [False, True], ids=["and missing", "and begun anew"])
 @pytest.mark.parametrize("tag", [False, True], ids=["key", "tag"])
-async def test_a_journal_that_is_lost_lets_nothing_through(redis: Redis, database: Database, tag: bool) -> None:
+async def test_a_journal_that_is_lost_lets_nothing_through(
+    redis: Redis, database: Database, tag: bool, begun_anew: bool
+) -> None:
     cache = made(redis, database)
     async with database.slow(cache, "hat"):
         database.rows["hat"] = "hat-2", []
         await (cache.invalidate_tag("clothes") if tag else cache.invalidate("hat"))
         await redis.delete("cache:journal")
-        await cache.get("cup")  # begins a new journal
+        if begun_anew:
+            await cache.get("cup")
     assert await cache.get("hat") == "hat-2"
 
 
@@ -179,14 +183,25 @@ async def test_what_is_loaded_while_others_are_invalidated_is_stored(redis: Redi
     assert database.loads["hat"] == 1
 
 
-async def test_a_server_whose_clock_goes_back_brings_nothing_back(redis: Redis, database: Database) -> None:
+async def test_what_was_invalidated_before_its_load_began_is_stored(redis: Redis, database: Database) -> None:
+    cache = made(redis, database)
+    await cache.invalidate("hat")
+    await cache.invalidate_tag("clothes")
+    await cache.get("hat")
+    await cache.get("hat")
+    assert database.loads["hat"] == 1
+
+
+async def test_instants_grow_also_when_the_server_clock_goes_back(redis: Redis, database: Database) -> None:
     cache = made(redis, database)
     await cache.get("cup")
-    clock = float(await redis.zscore("cache:journal", "clock") or 0)
-    await redis.zadd("cache:journal", {"clock": clock + 30e6})  # what it showed before it was set back by 30 s
+    ahead = float(await redis.zscore("cache:journal", "clock") or 0) + 30e6  # before it was set back by 30 s
+    await redis.zadd("cache:journal", {"clock": ahead})
     async with database.slow(cache, "hat"):
+        begun = float(await redis.zscore("cache:journal", "clock") or 0)
         database.rows["hat"] = "hat-2", []
         await cache.invalidate("hat")
+    assert ahead < begun < float(await redis.zscore("cache:journal", "k:hat") or 0)
     assert await cache.get("hat") == "hat-2"
 
 

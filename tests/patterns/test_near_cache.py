@@ -144,3 +144,6 @@ def test_holds_what_a_plain_dictionary_would(size: int, steps: list[tuple[str, s
     for tag in "xyz":
         near.drop_tag(tag)
     assert len(near) == sum(not tags for tags in model.values()), "a tag was forgotten, or remembered too long"
+    for key in "abc":
+        near.drop(key)
+    assert not near._by_tag, "a tag that nothing has is remembered"
