@@ -146,11 +146,11 @@ async def test_waiters_of_another_process_are_woken(
         await until(lambda: asyncio.sleep(0, database.loads))
         waiting = [group.create_task(there.get("hat")) for _ in range(30)]
         await until(blocked(redis))
-        database.open.set()
-        await loading
         hold = proxy.hold(
             named("EVALSHA")
         )  # who is woken asks again; who polls would have to send something else first
+        database.open.set()
+        await loading
         await hold.reached(2)
         assert proxy.commands[-2].args[0] == b"XREAD"
         hold.release()

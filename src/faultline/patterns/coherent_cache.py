@@ -207,6 +207,8 @@ class CoherentCache:
                 return await script(keys=keys, args=arguments)
         except (RedisError, OSError):  # an OSError too: TimeoutError
             return None
+        except AttributeError:  # Python 3.13.0's own, for what is written to a connection that has just been closed
+            return None
 
     # -- listening -----------------------------------------------------------------------------------------------
 
