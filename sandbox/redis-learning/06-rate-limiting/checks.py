@@ -418,7 +418,8 @@ async def test_decides_without_the_server(testbed: Testbed) -> None:
 
     async def decided(how: str) -> None:
         for gate, word in ((opens, "open"), (closes, "closed"), (usual, "open")):
-            with testbed.within(0.2, f"a hit was decided, with a server that is {how}"):
+            # Half as much again as the starter says: a machine that is busy is late by that, and code by seconds.
+            with testbed.within(0.3, f"a hit was decided, with a server that is {how}"):
                 decision = await gate.hit("bob")
             assert decision.allowed is (word == "open"), (
                 f"the server is {how}, on_failure is {word!r}{' by default' if gate is usual else ''}, and the hit was "
