@@ -298,7 +298,7 @@ async def test_a_served_process_is_killed_at_the_edges_of_what_it_asks_for(on_te
             answered.append(False)
             async with edge.kills(shop):
                 answered[-1] = (await service.ask("/hat")).status == 200
-        # Killed before the call, after it, and with its answer, when the page may be out already; the last run is whole.
+        # Killed before the call, after it, and with its answer, when the page may be out already; the last is whole.
         assert (answered[:2], answered[3:]) == ([False, False], [True])
         testbed.prove_faults()
 
