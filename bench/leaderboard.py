@@ -90,20 +90,25 @@ async def looks(redis: Redis, *, calls: int, rounds: int, chance: random.Random)
 
 
 async def leaving(redis: Redis) -> bool:
-    """The longest that anybody waits while a bucket's products leave, in one portion and in sixteen."""
-    longest = {}
-    for slices in (1, 16):
-        trending = Trending(redis, window=3.0, bucket=3.0, name=f"leaving-{slices}", slices=slices)
-        for first in range(0, LEAVING, 100):
-            await asyncio.gather(*(trending.record(f"product-{number}") for number in range(first, first + 100)))
-        waits = [0.0]
-        while await trending.top(1):
-            began = time.perf_counter()
-            await trending.rank("product-0")
-            waits.append(time.perf_counter() - began)
-            await asyncio.sleep(0.0005)
-        longest[slices] = max(waits)
-    print(f"\nLB3  {LEAVING:,} products leave: the longest that a call took, ms")
+    """The longest that anybody waits while a bucket's products leave, in one portion and in sixteen.
+
+    The least of three rounds: the longest of many calls is easily the one during which the machine did something else.
+    """
+    rounds: dict[int, list[float]] = {1: [], 16: []}
+    for number in range(3):
+        for slices, found in rounds.items():
+            trending = Trending(redis, window=3.0, bucket=3.0, name=f"leaving-{number}-{slices}", slices=slices)
+            for first in range(0, LEAVING, 100):
+                await asyncio.gather(*(trending.record(f"product-{each}") for each in range(first, first + 100)))
+            waits, left = list[float](), True
+            while left:  # the look itself takes out what has left
+                began = time.perf_counter()
+                left = bool(await trending.top(1))
+                waits.append(time.perf_counter() - began)
+                await asyncio.sleep(0.0005)
+            found.append(max(waits))
+    longest = {slices: min(found) for slices, found in rounds.items()}
+    print(f"\nLB3  {LEAVING:,} products leave: the longest that a call took, ms, least of three rounds")
     for slices, seconds in longest.items():
         print(f"  in {slices:2} portions {seconds * 1000:8.1f}")
     ratio = longest[16] / longest[1]

@@ -1,14 +1,30 @@
 """A clone of its own for a test, with one small module in it."""
 
+import os
+import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from faultline.components import Clone
+from faultline.engine.shared_servers import SharedServers
+
+# A test that calls the shop leaves gRPC's threads in this process. A nursery that is forked from it later must not be
+# led into what they were doing: gRPC would close the child's files under its feet.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+hypothesis.settings.register_profile("lab", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("lab")
 
 REAL = Path(__file__).parents[1]
+BROKER = pytest.StashKey[SharedServers]()
+GROUP = re.compile(r'xdist_group\("(\w+)"\)')
 MODULE = "05-distributed-locks"
 FILES = {
     "module.toml": """
@@ -109,9 +125,68 @@ FILES = {
 }
 
 
+class ByGroup(LoadScopeScheduling):
+    """What `--dist loadgroup` promises: files of one `xdist_group` go to one worker, all other tests one by one.
+
+    The plugin's own tells the groups by the tests' names, which it cannot change since pytest 9.2.
+    """
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        named = ((path, GROUP.search(path.read_text())) for path in Path(__file__).parent.rglob("test_*.py"))
+        self._groups = {str(path.relative_to(REAL)): found[1] for path, found in named if found}
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._groups.get(nodeid.partition("::")[0], nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup | None:
+    """Deal by our groups if groups are asked for."""
+    return ByGroup(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--write`: write what was measured into docs/containment.md, instead of comparing with it."""
     parser.addoption("--write", action="store_true", help="write docs/containment.md as measured")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Have all workers that deal by groups share a RabbitMQ and an OpenSearch: their start is most of a test's cost."""
+    if node.config.getvalue("dist") == "loadgroup":
+        servers = node.config.stash.setdefault(BROKER, SharedServers(dict(os.environ)))
+        node.workerinput["broker"] = servers.broker(threading.Event())
+        node.workerinput["opensearch"] = servers.opensearch(threading.Event())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End it."""
+    if servers := config.stash.get(BROKER, None):
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def shared_broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, int, int]]:
+    """A RabbitMQ for all who do not break it: `RabbitServer(*shared_broker)`."""
+    if given := getattr(request.config, "workerinput", {}).get("broker"):
+        yield given
+        return
+    with SharedServers(dict(os.environ)) as servers:
+        address = servers.broker(threading.Event())
+        assert address
+        yield address
+
+
+@pytest.fixture(scope="session")
+def shared_opensearch(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of an OpenSearch for all who do not break it, each with index names of their own."""
+    if given := getattr(request.config, "workerinput", {}).get("opensearch"):
+        yield given
+        return
+    with SharedServers(dict(os.environ)) as servers:
+        url = servers.opensearch(threading.Event())
+        assert url
+        yield url
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ def clone_with_module(root: Path) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # forty runs
 def test_the_module_on_the_page_passes_the_proof(tmp_path: Path) -> None:
     files = clone_with_module(tmp_path)

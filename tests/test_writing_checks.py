@@ -12,6 +12,7 @@ from faultline import testbed as vocabulary
 from faultline.components import Clone
 from faultline.testbed import Testbed
 from faultline.testbed.nursery import Nursery
+from faultline.testbed.postgres import SharedPostgres
 from faultline.testbed.testbed import Solution
 
 PAGE = (Path(__file__).parents[1] / "docs" / "writing-checks.md").read_text()
@@ -41,9 +42,17 @@ def nursery() -> Iterator[Nursery]:
 @pytest.mark.parametrize("name", CHECKS)
 async def test_the_example_on_the_page_passes(tmp_path: Path, nursery: Nursery, name: str) -> None:
     (tmp_path / "answer.py").write_text(SOLUTION)
-    async with Testbed.opened(
-        solution=Solution(tmp_path, "answer"), folder=tmp_path / "run", seed=1, nursery=nursery, clone=Clone.here()
-    ) as testbed:
+    async with (
+        SharedPostgres(tmp_path / "shared", Clone.here()) as databases,
+        Testbed.opened(
+            solution=Solution(tmp_path, "answer"),
+            folder=tmp_path / "run",
+            seed=1,
+            nursery=nursery,
+            clone=Clone.here(),
+            databases=databases,
+        ) as testbed,
+    ):
         await CHECKS[name](testbed)
         testbed.prove_faults()
 

@@ -18,6 +18,7 @@ from tests.conftest import write
 
 from faultline.cli.__main__ import main
 from faultline.engine.progress_file import ProgressFile
+from faultline.engine.run_folders import present
 from faultline.engine.verdicts import Began, Ended, Judged, from_line
 
 Lab = Callable[..., tuple[int, str, str]]
@@ -101,7 +102,7 @@ def test_check_passes_fails_and_records_what_it_graded(lab: Lab, tiny_clone: Pat
     assert lab("check", "redis/05", "--only", "counts")[0] == 0
     assert lab("check", "redis/05", "--solution", str(tiny_clone / "workspace"))[0] == 2
     assert ProgressFile.of_clone(tiny_clone).read().of("redis/05").tries == 2
-    assert not list((tiny_clone / ".lab" / "runs").iterdir())
+    assert not present(tiny_clone)
 
 
 def test_a_known_mistake_is_told_with_its_diagnosis(lab: Lab, tiny_clone: Path, tiny_module: Path) -> None:
@@ -209,7 +210,7 @@ def test_read_run_and_solution_print_what_the_module_holds(lab: Lab, tiny_clone:
     assert lab("run", "redis/05")[:2] == (0, "one two\n")
     (tiny_module / "example.py").write_text("raise SystemExit(7)\n")
     assert lab("run", "redis/05")[0] == 1
-    assert not list((tiny_clone / ".lab" / "runs").glob("*"))
+    assert not present(tiny_clone)
 
 
 @pytest.mark.parametrize(("typed", "shown"), [(b"y\n", True), (b"n\n", False), (b"\x04", False)], ids=["y", "n", "^D"])
@@ -261,7 +262,7 @@ def test_ctrl_c_in_the_middle_of_a_check_is_exit_code_2_and_leaves_nothing(tiny_
     assert checking.returncode == 2
     assert err.decode() == "\nlab check: stopped by Ctrl-C, nothing is left running\n"
     assert not [process for process in below if process.is_running()]
-    assert not list((tiny_clone / ".lab" / "runs").iterdir())
+    assert not present(tiny_clone)
 
 
 def test_verify_tells_each_objection_and_its_exit_code(lab: Lab, tiny_module: Path) -> None:

@@ -45,10 +45,13 @@ class Watching:
         return said
 
     def end(self) -> None:
-        """Ctrl-C, if it still runs; returns when it has said its last word."""
+        """Ctrl-C, if it still runs; returns when it has said its last word, which comes within 20 s."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        self._reader.join()
+        self._reader.join(20)
+        if self._reader.is_alive():
+            self.process.kill()
+            raise AssertionError("Ctrl-C did not end `lab watch`")
 
     def below(self) -> list[psutil.Process]:
         """All processes of its runs."""

@@ -89,6 +89,7 @@ def killed_at(clone: Clone, sign: Path) -> None:
     sign.unlink()
 
 
+@pytest.mark.slow
 async def test_after_a_kill_only_what_is_not_there_is_downloaded(clone: Clone, tmp_path: Path) -> None:
     lock(clone, HELLO, MUSTACHE)
     sign, log = tmp_path / "sign", tmp_path / "log"
@@ -116,6 +117,7 @@ async def test_after_a_kill_only_what_is_not_there_is_downloaded(clone: Clone, t
     assert len(kept(clone)) == 1
 
 
+@pytest.mark.slow
 async def test_a_download_that_is_damaged_is_made_again(clone: Clone, tmp_path: Path) -> None:
     lock(clone, HELLO)
     sign = tmp_path / "sign"
@@ -128,6 +130,7 @@ async def test_a_download_that_is_damaged_is_made_again(clone: Clone, tmp_path: 
     assert isinstance(await offer(clone).fetch(), Program)
 
 
+@pytest.mark.slow
 async def test_without_package_lists_they_are_fetched_into_the_clone(clone: Clone, tmp_path: Path) -> None:
     lock(clone, HELLO)
     (tmp_path / "apt.conf").write_text(f'Dir::State::lists "{tmp_path}/none/";\n')
@@ -150,6 +153,7 @@ async def test_a_package_that_is_not_the_locked_one_is_refused(clone: Clone) -> 
     assert all(name.endswith(".debs") for name in kept(clone))
 
 
+@pytest.mark.slow
 async def test_a_program_that_does_not_run_is_not_kept(clone: Clone) -> None:
     lock(clone, HELLO)
     broken = replace(HELLO_DEBS, rewrites={"usr/bin/hello": (b"ELF", b"XXX")})

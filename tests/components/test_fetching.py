@@ -128,20 +128,26 @@ def on_a_tmpfs(root: Path, options: str) -> list[str]:
     return [*namespace("--mount"), "sh", "-c", mount, "sh"]
 
 
+@pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_an_interrupted_fetch_leaves_nothing_and_what_came_through_is_not_fetched_again(
     root: Path, maven_cache: Path, number: signal.Signals
 ) -> None:
-    shutil.rmtree(maven_cache / "org" / "opensearch", ignore_errors=True)
     cold = {"MAVEN_OPTS": f"-Dmaven.repo.local={maven_cache}"}
     first = maven_cache / SMALL.place / SMALL.file
-    with subprocess.Popen(command(root, "maven"), env=environment(**cold), stderr=subprocess.DEVNULL) as process:
-        until(first.exists)
-        process.send_signal(number)
-        process.wait()
+    code = 0
+    for _ in range(5):  # on a busy machine all may be there before the signal is sent, which shows nothing
+        shutil.rmtree(maven_cache / "org" / "opensearch", ignore_errors=True)
+        shutil.rmtree(root / ".lab" / "components", ignore_errors=True)
+        with subprocess.Popen(command(root, "maven"), env=environment(**cold), stderr=subprocess.DEVNULL) as process:
+            until(first.exists)
+            process.send_signal(number)
+        if code := process.returncode:
+            break
     until(lambda: not clients(root))
-    assert process.returncode
+    assert code
     assert not [name for name in left(root) if not name.endswith(".draft")]
     if number == signal.SIGINT:
         assert not left(root)

@@ -14,7 +14,7 @@ from faultline.components import Instance, Supervisor
 from faultline.components.http import ask
 from faultline.components.opensearch import OpenSearch
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.timeout(600)]
 SHOES = {
     "1": {"name": "running shoes", "colour": "red", "cents": 8900},
     "2": {"name": "shoe for a run in the rain", "colour": "blue", "cents": 12900},

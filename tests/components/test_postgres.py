@@ -13,7 +13,7 @@ from faultline.components.processes import look
 
 
 def query(server: Instance, *statements: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(server.url, autocommit=True, connect_timeout=2) as connection:
+    with psycopg.connect(server.url, autocommit=True, connect_timeout=10) as connection:
         for statement in statements[:-1]:
             connection.execute(statement)  # type: ignore[call-overload]  # ours, not a learner's
         cursor = connection.execute(statements[-1])  # type: ignore[call-overload]  # likewise

@@ -55,6 +55,7 @@ async def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
+@pytest.mark.slow
 async def test_an_alert_comes_from_a_scraped_number_to_the_webhook_and_is_resolved(tmp_path: Path) -> None:
     errors, told = [9], list[Any]()
 

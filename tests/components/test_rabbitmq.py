@@ -19,6 +19,7 @@ from faultline.components.processes import Kin, ended, look
 
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.slow,
     pytest.mark.timeout(240),
 ]  # a node needs 3 s of a processor to start, and here are four of them
 

@@ -35,7 +35,7 @@ async def test_any_line_of_redis_conf_can_be_set(tmp_path: Path) -> None:
 
 async def test_a_restarted_server_is_ready_when_all_is_loaded(tmp_path: Path) -> None:
     async with Supervisor(tmp_path) as supervisor:
-        server = await supervisor.start("redis", settings={"append_only": True})
+        server = await supervisor.start("redis", settings={"append_only": True, "fsync": "always"})
         async with client(server) as connection:
             pipe = connection.pipeline(transaction=False)
             for number in range(20_000):

@@ -1,7 +1,7 @@
 """Requests and replies are told apart however the network splits the bytes."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faultline.components.proxy_errors import NotResp
@@ -49,7 +49,6 @@ def split(data: st.DataObject, text: bytes) -> list[bytes]:
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True) if start < end]
 
 
-@settings(deadline=None)
 @given(st.data(), st.lists(requests, max_size=8))
 def test_any_split_gives_the_same_requests(data: st.DataObject, sent: list[tuple[bytes, list[bytes] | None]]) -> None:
     chunks = split(data, b"".join(text for text, _ in sent))
@@ -61,7 +60,6 @@ def test_any_split_gives_the_same_requests(data: st.DataObject, sent: list[tuple
     assert not parser.partial
 
 
-@settings(deadline=None)
 @given(st.data(), st.lists(replies, max_size=8))
 def test_any_split_gives_the_same_replies(data: st.DataObject, sent: list[bytes]) -> None:
     chunks = split(data, b"".join(sent))
@@ -82,7 +80,6 @@ def test_any_split_gives_the_same_replies(data: st.DataObject, sent: list[bytes]
     assert not parser.partial
 
 
-@settings(deadline=None)
 @given(st.data(), arguments)
 def test_partial_is_true_exactly_inside_a_message(data: st.DataObject, args: list[bytes]) -> None:
     text = command(*args)

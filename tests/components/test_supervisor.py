@@ -39,13 +39,13 @@ from faultline.components.providers import Program
 from faultline.components.redis import Redis
 
 
-def client(server: Instance, timeout: float = 1.0) -> redis.asyncio.Redis:
+def client(server: Instance, timeout: float = 5.0) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
         server.url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None
     )
 
 
-async def ping(server: Instance, timeout: float = 1.0) -> bool:
+async def ping(server: Instance, timeout: float = 5.0) -> bool:
     async with client(server, timeout) as connection:
         return bool(await connection.ping())
 
@@ -150,7 +150,7 @@ async def test_a_restart_keeps_port_and_durable_data(
 async def test_data_outlives_the_supervisor(tmp_path: Path) -> None:
     for seen in (None, "kept"):
         async with Supervisor(tmp_path) as supervisor:
-            server = await supervisor.start("redis", name="durable", settings={"append_only": True})
+            server = await supervisor.start("redis", name="durable", settings={"append_only": True, "fsync": "always"})
             async with client(server) as connection:
                 assert await connection.get("key") == seen
                 await connection.set("key", "kept")
@@ -468,7 +468,7 @@ async def test_a_given_server_is_used_and_never_touched(tmp_path: Path) -> None:
             with pytest.raises(NotOurs, match="not ours to"):
                 await action()
         with pytest.raises(NotOurs, match="is one server, used as it is"):
-            await ours.start("redis", settings={"append_only": True})
+            await ours.start("redis", settings={"append_only": True, "fsync": "always"})
         with pytest.raises(NotOurs, match="is one server, used as it is"):
             await ours.start("redis")
         await given.stop()

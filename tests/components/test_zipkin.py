@@ -11,7 +11,7 @@ from faultline.components import Supervisor
 from faultline.components.http import ask
 from faultline.components.zipkin import Zipkin
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 TRACE = "a" * 32
 NOW = int(time() * 1_000_000)

@@ -8,6 +8,9 @@ import psutil
 import pytest
 from tests.end_to_end.typed import Typed, clone_at
 
+from faultline.components.room import memory_of
+from faultline.engine.run_folders import remove
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Typed]:
@@ -20,3 +23,4 @@ def clone(tmp_path: Path) -> Iterator[Typed]:
         for process in typed.running():
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        remove(memory_of(typed.root))  # of a proof that was killed: nobody comes to this clone again

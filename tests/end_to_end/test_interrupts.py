@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import termios
@@ -59,6 +60,14 @@ class Terminal:
         until(lambda: (self.read(), self.process.poll())[1] is not None, lambda: self.said, within=30)
         self.read()
         return self.process.returncode
+
+
+@pytest.fixture(autouse=True)
+def a_closed_terminal_is_heard() -> Iterator[None]:
+    """Under nohup everything that is started would have SIGHUP ignored; what is handled here is not, over there."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @contextlib.contextmanager
@@ -125,7 +134,8 @@ def test_ctrl_c_ends_a_verb_and_all_that_it_started(clone: Typed, verb: str, tim
         until(works_on(clone, *programs), terminal.read, within=40)
         for _ in range(times):
             terminal.ctrl_c()
-        assert terminal.ended() == code, terminal.said
+        # The second one may cut an ordered end short: then the verb was stopped, as its last word says.
+        assert terminal.ended() in {code, 2 if times == 2 else code}, terminal.said
     assert "Traceback" not in terminal.said.replace("test_slow.py", "") or verb == "test", terminal.said
     clone.until_nothing_runs(within=2 if verb != "test" else 5)
     assert clone.type("status").stdout == "The lab is not running. Start it with: ./lab up\n"
@@ -148,6 +158,19 @@ def test_sigterm_and_a_closed_terminal_end_a_verb_as_ctrl_c_does(clone: Typed, v
             assert terminal.process.returncode in {code, 2}
     clone.until_nothing_runs(within=2)
     assert clone.type("status").stderr == ""
+
+
+def test_sigterm_ends_a_stage_whose_lines_are_read(clone: Typed) -> None:
+    """`lab test` without a terminal, as CI runs it."""
+    words, programs, code = VERBS["test"]
+    prepare(clone, "test")
+    with clone.begin(*words) as lab:
+        until(works_on(clone, *programs), within=40)
+        lab.terminate()
+        said, complained = lab.communicate(timeout=20)
+    assert lab.returncode == code, (said, complained)
+    assert "stopped by SIGTERM" in complained
+    clone.until_nothing_runs(within=5)
 
 
 @contextlib.contextmanager
@@ -198,7 +221,8 @@ def test_ctrl_c_ends_a_fetch_that_hangs(clone: Typed, times: int) -> None:
             until(works_on(clone, "uv pip install"), terminal.read, within=40)
             for _ in range(times):
                 terminal.ctrl_c()
-            assert terminal.ended() == 0, terminal.said
+            # The second may come when the first has been said already: then it ends the command itself.
+            assert terminal.ended() in {0, 2 * (times - 1)}, terminal.said
             assert "The lab has stopped" in terminal.said
             assert "Traceback" not in terminal.said
         clone.until_nothing_runs(within=2)
@@ -215,6 +239,7 @@ def test_ctrl_c_at_any_moment_of_the_beginning_ends_without_a_word_about_our_cod
             until(lambda moment=moment: time.monotonic() > moment)
             terminal.ctrl_c()
             terminal.ended()
-        ours = [line for line in terminal.said.splitlines() if "src/faultline" in line and "__main__" not in line]
+        frames = [line for line in terminal.said.splitlines() if line.lstrip().startswith("File ")]
+        ours = [line for line in frames if "src/faultline" in line and "__main__" not in line]
         assert not ours, terminal.said
         clone.until_nothing_runs(within=5)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import psutil
 from faultline.components import Clone
 
 REAL = Clone.here().root
+BASE = Path(sys.base_prefix)
 MODULE = Path("sandbox") / "redis-learning" / "05-distributed-locks"
 WORKSPACE = Path("workspace") / "redis-learning" / "05-distributed-locks"
 FILES = {
@@ -91,12 +93,15 @@ FILES = {
 
         address = urlsplit(os.environ["REDIS_URL"])
         subprocess.Popen(["sleep", "600"])
-        with socket.create_connection((address.hostname, address.port)) as server:
-            for _ in range(5):
-                server.sendall(b"PING\\r\\n")
-                if server.recv(100) != b"+PONG\\r\\n":
-                    sys.exit("the server has gone")
-                time.sleep(0.1)
+        try:
+            with socket.create_connection((address.hostname, address.port)) as server:
+                for _ in range(5):
+                    server.sendall(b"PING\\r\\n")
+                    if server.recv(100) != b"+PONG\\r\\n":
+                        sys.exit("the server has gone")
+                    time.sleep(0.1)
+        except OSError:
+            sys.exit("the server has gone")
         print("five times", flush=True)
     """,
 }
@@ -131,7 +136,7 @@ class Typed:
         }
         return subprocess.Popen([*self.prefix, "./lab", *words], text=True, env=self._environment(), **given)  # type: ignore[call-overload]
 
-    def type(self, *words: str, within: float = 50, **options: object) -> "subprocess.CompletedProcess[str]":
+    def type(self, *words: str, within: float = 120, **options: object) -> "subprocess.CompletedProcess[str]":
         """Type it, and wait for its end."""
         with self.begin(*words, **options) as process:
             try:
@@ -207,10 +212,20 @@ def clone_at(root: Path) -> Typed:
     for path in (REAL / ".venv").iterdir():
         if path.name != "pycache":
             (root / ".venv" / path.name).symlink_to(path)
+    _link_bytecode(root)
     (root / ".lab").mkdir()
     if Clone.here().components.is_dir():
         (root / ".lab" / "components").symlink_to(Clone.here().components)
     return Typed(root)
+
+
+def _link_bytecode(root: Path) -> None:
+    """The bytecode of what all clones have in common: compiling it is most of a first command's work."""
+    ours, theirs = REAL / ".venv" / "pycache", root / ".venv" / "pycache"
+    for real, copy in ((REAL / "src", root / "src"), (REAL / ".venv", root / ".venv"), (BASE, BASE)):
+        link = theirs / copy.relative_to("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(ours / real.relative_to("/"))
 
 
 def path_without(program: str, folder: Path) -> str:

@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from faultline.components import processes
+from faultline.components.room import memory_of
 from faultline.engine.errors import RunnerDied
 from faultline.engine.grades import Grade
-from faultline.engine.run_folders import run_folder
+from faultline.engine.run_folders import leave_memory, present, remove, run_folder
 from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Ended, Verdict
 from faultline.engine.warm import WarmRunner
@@ -84,8 +86,7 @@ def until_clean(root: Path, runner: WarmRunner | None = None) -> None:
 
 
 def folders(root: Path) -> list[str]:
-    runs = root / ".lab" / "runs"
-    return [path.name for path in runs.iterdir()] if runs.exists() else []
+    return [path.name for path in present(root)]
 
 
 @pytest.fixture
@@ -248,7 +249,38 @@ def test_a_run_leaves_the_folders_of_those_who_live_alone(
 ) -> None:
     runs = tiny_clone / ".lab" / "runs"
     mine = run_folder(tiny_clone, "proof")
-    for folder in (mine, runs / "1.1-run-1", runs / "something"):
+    brief = run_folder(tiny_clone, "proof", brief=True)
+    for folder in (mine, brief, brief.with_name("1.1-run-2"), runs / "1.1-run-1", runs / "something"):
         (folder / "inside").mkdir(parents=True)
     assert passes(own, request_for(GOOD))
-    assert sorted(folders(tiny_clone)) == sorted([mine.name, "something"])
+    assert brief.parent != runs
+    assert sorted(folders(tiny_clone)) == sorted([mine.name, brief.name, "something"])
+    remove(brief)
+    leave_memory(tiny_clone)
+    assert not memory_of(tiny_clone).exists()
+
+
+SWEEPER = """
+import asyncio, sys
+from pathlib import Path
+from faultline.engine.run_folders import sweep_runs
+print(len(asyncio.run(sweep_runs(Path(sys.argv[1])))))
+"""
+
+
+def test_who_sweeps_for_an_owner_that_has_just_died_does_not_stop_itself(tmp_path: Path) -> None:
+    """A lab that was killed while its runner began: the warden that is forked then finds its own run ownerless."""
+    runs = tmp_path / ".lab" / "runs"
+    for owner in ("4194303.1", "4194303.2"):  # nobody's
+        (runs / f"{owner}-run-1").mkdir(parents=True)
+    environment = {**os.environ, processes.MARK: str(runs.resolve() / "4194303.1")}
+    swept = subprocess.run(
+        [sys.executable, "-c", SWEEPER, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert swept.stdout == "1\n", "the other owner's"
+    assert [path.name for path in runs.iterdir()] == ["4194303.1-run-1"]

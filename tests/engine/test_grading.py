@@ -1,5 +1,6 @@
 """A verdict says what was seen, blames whom it must, and comes in the order of the checks."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,14 +180,14 @@ def test_a_hang_fails_within_its_limit_and_names_what_was_running(graded: Graded
             await asyncio.sleep(600)
         """,
         SOLUTION,
-        check_limit=0.5,
+        check_limit=2.0,
     )
     yours, ours = grade.judged
     assert (yours.verdict, ours.verdict) == (Verdict.FAIL, Verdict.FAIL)
-    assert yours.seen.startswith("it did not end within 0.5 s: till-1 in hang() since 0.")
+    assert re.match(r"it did not end within 2 s: till-1 in hang\(\) since \d\.", yours.seen)
     assert "… still in hang()" in yours.picture
-    assert ours.seen == "it did not end within 0.5 s: nothing of yours was running"
-    assert max(yours.seconds, ours.seconds) < 5
+    assert ours.seen == "it did not end within 2 s: nothing of yours was running"
+    assert max(yours.seconds, ours.seconds) < 10
 
 
 MISSES = """
@@ -197,7 +198,7 @@ MISSES = """
         tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
         with testbed.within(0.05, "it was there"):
             if {when}:
-                await asyncio.sleep(0.3 * testbed.patience)
+                await asyncio.sleep(1.5 * testbed.patience)
 """
 
 
@@ -325,8 +326,8 @@ def test_checks_that_hang_one_after_the_other_are_failures_and_not_the_end_of_th
     )
     grade = graded(checks, "while True: pass\n", check_limit=4.0, limit=12.0)
     assert [one.verdict for one in grade.judged] == [Verdict.FAIL] * 7
-    assert grade.judged[0].seen.startswith("it did not end within 4 s: till-1 in Lock() since 4.")
-    assert grade.judged[0].seen.endswith(" s, at answer.py:1")
+    hung = r"it did not end within 4 s: till-1 in Lock\(\) since [34]\.\d s, at answer\.py:1"  # it is begun later
+    assert re.fullmatch(hung, grade.judged[0].seen)
     assert grade.judged[-1].seen == "it was not begun: those that hung had used up the 12 s"
     assert grade.verdict is Verdict.FAIL
     assert grade.ended

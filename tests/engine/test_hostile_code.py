@@ -26,6 +26,7 @@ from faultline.engine.warm import WarmRunner
 AT_ONCE = 4  # runs
 HANG = 5.0  # seconds that a check may take in the cases that hang
 IN_TIME = 90.0  # seconds for a run, with a wide margin: a good one takes less than one
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "containment.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 COUNTER = """

@@ -22,7 +22,7 @@ Graded = Callable[..., Grade]
 
 NO_FAULT = """
     from faultline.components.proxy import FaultProxy, Injected
-    def nothing(self, fault, direction=None):
+    def nothing(self, fault, direction=None, *, on=None):
         return Injected(fault, direction or fault.usual, 1)
     FaultProxy.add = nothing
 """

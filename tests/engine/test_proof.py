@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from faultline.engine import exercise, roadmap
+from faultline.engine import exercise, roadmap, run_folders
 from faultline.engine.cases import AUTOMATIC, cases
 from faultline.engine.errors import BadModule
 from faultline.engine.exercise import Exercise
 from faultline.engine.memory import Memory
 from faultline.engine.module_names import find_module
 from faultline.engine.module_shape import objections
-from faultline.engine.proof import Ground, prove, recalled
+from faultline.engine.proof import Ground, Subject, prove, recalled
 from faultline.engine.proof_summary import Proof
 from faultline.engine.warm import WarmRunner
 
@@ -34,8 +34,8 @@ def proved(warm: WarmRunner, tiny_clone: Path, tmp_path: Path) -> Proved:
         memory = Memory(tmp_path / "proof.sqlite")
         on = Ground(chosen, tiny_clone)
         results = recalled(on, wanted, memory, repeat=repeat)
-        list(prove(on, warm, results, memory))
-        assert not list((tiny_clone / ".lab" / "runs").iterdir())
+        list(prove([Subject(on, warm, results)], memory))
+        assert not run_folders.present(tiny_clone)
         assert all(len(one.runs) == (repeat if one.case.repeated else 1) for one in results if not one.trouble)
         found = {f"{one.case.kind} {one.case.name}": one.objections for one in results}
         return found | {
@@ -135,9 +135,33 @@ def test_a_mutant_that_a_busy_machine_leaves_unclear_is_run_again_alone(
     wanted = [one for one in cases(chosen, root=tiny_clone, timed=True) if one.name in {"reference", name}]
     memory, on = Memory(tmp_path / "proof.sqlite"), Ground(chosen, tiny_clone)
     results = recalled(on, wanted, memory)
-    answers = [one.answer for one in prove(on, warm, results, memory)]
+    answers = [one.answer for _, one in prove([Subject(on, warm, results)], memory)]
     assert answers == ["accepted", "unclear", "refused"]
     assert [(len(one.runs), one.objections) for one in results] == [(1, []), (1, [])]
+
+
+@pytest.mark.parametrize(("late", "undecided"), [(1, 1), (3, 2), (9, 2)])
+def test_a_reference_that_a_busy_machine_leaves_undecided_is_run_again_alone(
+    warm: WarmRunner, tiny_clone: Path, tiny_module: Path, tmp_path: Path, late: int, undecided: int
+) -> None:
+    """The check is late in every other try, `late` times: each first try is followed by one that keeps its time."""
+    edit(tiny_module / "checks.py", "import Testbed", "import BudgetMissed, Testbed")
+    tries = f"__import__('pathlib').Path({str(tmp_path / 'tries')!r})"
+    edit(
+        tiny_module / "checks.py",
+        "    await counter.add(0)\n",
+        f"    await counter.add(0)\n    with {tries}.open('a+') as file:\n"
+        "        before = file.tell()\n        file.write('x')\n"
+        f"    if before % 2 == 0 and before < 2 * {late}:\n"
+        "        raise BudgetMissed('late', promise='in time', took=1.0)\n",
+    )
+    chosen = loaded(tiny_clone)
+    wanted = [one for one in cases(chosen, root=tiny_clone, timed=True) if one.kind == "reference"]
+    memory, on = Memory(tmp_path / "proof.sqlite"), Ground(chosen, tiny_clone)
+    [result] = recalled(on, wanted, memory)
+    list(prove([Subject(on, warm, [result])], memory))
+    assert (result.undecided, len(result.runs), len(result.objections)) == (undecided, 1, late > 2)
+    assert len(memory.runs(result.key)) == (late <= 2), "what was not decided is remembered"
 
 
 def test_without_an_accepted_reference_no_automatic_mutant_is_run(proved: Proved, tiny_module: Path) -> None:

@@ -20,7 +20,8 @@ from faultline.engine.errors import NotRemembered
 from faultline.engine.ground import ground, sources
 from faultline.engine.memory import Memory
 from faultline.engine.module_names import find_module
-from faultline.engine.proof import Ground, Result, prove, recalled
+from faultline.engine.proof import Ground, Result, Subject, prove, recalled
+from faultline.engine.run_folders import present
 from faultline.engine.warm import WarmRunner
 
 KINDS = {"starter", "reference", "alternative", "mutant"}
@@ -46,7 +47,7 @@ def proved(warm: WarmRunner, tiny_clone: Path, memory: Memory) -> Proved:
     def prove_it(*, repeat: int = 1) -> dict[str, Result]:
         results = known(tiny_clone, memory, repeat=repeat)
         on = Ground(exercise.load(find_module(roadmap.load(tiny_clone), "redis/05")), tiny_clone)
-        list(prove(on, warm, list(results.values()), memory))
+        list(prove([Subject(on, warm, list(results.values()))], memory))
         return results
 
     return prove_it
@@ -168,7 +169,7 @@ def test_what_was_run_while_the_checks_were_edited_is_not_remembered(
     on = Ground(exercise.load(find_module(roadmap.load(tiny_clone), "redis/05")), tiny_clone)
     with (tiny_module / "checks.py").open("a") as checks:
         checks.write("#")
-    list(prove(on, warm, list(results.values()), memory))
+    list(prove([Subject(on, warm, list(results.values()))], memory))
     edit(tiny_module / "checks.py", '"a new counter is not at zero"\n#', '"a new counter is not at zero"\n')
     assert {one.remembered for one in known(tiny_clone, memory).values()} == {0}
 
@@ -180,7 +181,7 @@ def test_a_flake_is_remembered_as_one(
     edit(tiny_module / "checks.py", "assert total == 3", f"assert not ({here_before}) and total == 3")
     results = known(tiny_clone, memory, repeat=2, kinds={"reference"})
     on = Ground(exercise.load(find_module(roadmap.load(tiny_clone), "redis/05")), tiny_clone)
-    list(prove(on, warm, list(results.values()), memory, jobs=1))
+    list(prove([Subject(on, warm, list(results.values()))], memory, jobs=1))
 
     again = known(tiny_clone, memory, repeat=2, kinds={"reference"})["reference"]
     assert (again.remembered, again.missing, len(again.objections)) == (2, 0, 1)
@@ -237,4 +238,4 @@ def test_a_proof_that_was_ended_goes_on_where_it_was(tiny_clone: Path, how: sign
     assert [case["runs"] for case in cases] == [1] * len(cases)
     assert sum(case["remembered"] for case in cases) == before < len(cases)
     assert kept(tiny_clone) == len(cases)
-    assert not list((tiny_clone / ".lab" / "runs").iterdir())
+    assert not present(tiny_clone)

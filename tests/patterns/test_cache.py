@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,9 +147,8 @@ async def test_waiters_of_another_process_are_woken(
         await until(lambda: asyncio.sleep(0, database.loads))
         waiting = [group.create_task(there.get("hat")) for _ in range(30)]
         await until(blocked(redis))
-        hold = proxy.hold(
-            named("EVALSHA")
-        )  # who is woken asks again; who polls would have to send something else first
+        # Who is woken asks again; who polls would have to send something else first.
+        hold = proxy.hold(named("EVALSHA"))
         database.open.set()
         await loading
         await hold.reached(2)
@@ -187,16 +187,18 @@ async def test_more_keys_than_listeners_are_waited_for(
 async def test_the_lease_is_renewed_and_then_given_back(redis: Redis, until: Until) -> None:
     database = Database()
     database.open.clear()
-    cache = patient(redis, database.load, lease=0.3)
+    cache = patient(redis, database.load, lease=2.0)
     loading = asyncio.create_task(cache.get("hat"))
     await until(lambda: redis.get(f"{KEY}:lease"))
-    owner, began = await redis.get(f"{KEY}:lease"), asyncio.get_running_loop().time()
+    owner = await redis.get(f"{KEY}:lease")
+    left: list[int] = []  # milliseconds
 
-    async def later() -> bool:
+    async def renewed_twice() -> bool:
         assert await redis.get(f"{KEY}:lease") == owner
-        return asyncio.get_running_loop().time() > began + 0.9
+        left.append(await redis.pttl(f"{KEY}:lease"))
+        return sum(later > before for before, later in pairwise(left)) >= 2
 
-    await until(later)
+    await until(renewed_twice)
     database.open.set()
 
     assert await loading == HAT

@@ -174,6 +174,18 @@ async def test_a_journal_that_is_lost_lets_nothing_through(
     assert await cache.get("hat") == "hat-2"
 
 
+async def test_an_evicted_index_keeps_nothing_from_its_tag(redis: Redis, database: Database) -> None:
+    cache = made(redis, database)
+    await cache.get("hat")
+    await redis.delete("cache:tag:clothes")
+    database.rows |= {"hat": ("hat-2", ["clothes"]), "shoe": ("shoe-1", ["clothes"])}
+    await cache.get("shoe")  # begins the index anew, without the hat
+    await cache.invalidate_tag("clothes")
+    assert await cache.get("hat") == "hat-2"
+    await cache.get("hat")
+    assert database.loads["hat"] == 2, "what is in the new index is not remembered"
+
+
 async def test_what_is_loaded_while_others_are_invalidated_is_stored(redis: Redis, database: Database) -> None:
     cache = made(redis, database)
     async with database.slow(cache, "hat"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 async def test_validity_counts_from_before_the_request_and_leaves_room_for_drift(redis: Redis) -> None:
     clock = Clock()
-    lease = await DistributedLock([redis], NAME, 10.0, drift=0.1, clock=clock).acquire(0)
+    lease = await DistributedLock([redis], NAME, 10.0, drift=0.1, clock=clock).acquire(5)
 
     assert 8.0 < lease.valid_for < 9.0
     clock.ahead = 8.9
@@ -36,7 +37,7 @@ async def test_what_acquiring_and_extending_took_is_gone_from_the_lease(servers:
     proxy = await servers.proxy(server)
     clock = Clock()
     lock = DistributedLock([servers.client(proxy, timeout=5)], NAME, 10.0, clock=clock)
-    await (await lock.acquire(0)).release()
+    await (await lock.acquire(5)).release()
 
     answer = proxy.hold_reply(SCRIPT)
     acquiring = asyncio.create_task(lock.acquire(10))
@@ -75,7 +76,7 @@ async def test_what_is_lost_is_not_extended_and_not_freed(redis: Redis) -> None:
 
 async def test_a_released_lease_is_over(redis: Redis) -> None:
     lock = DistributedLock([redis], NAME, 60.0)
-    lease = await lock.acquire(0)
+    lease = await lock.acquire(5)
     assert await lease.release() is True
     again = await lock.acquire(0)
 
@@ -88,7 +89,7 @@ async def test_a_released_lease_is_over(redis: Redis) -> None:
 
 async def test_an_extension_that_meets_a_release_does_not_revive_the_lease(servers: Servers, server: Instance) -> None:
     proxy = await servers.proxy(server)
-    lease = await DistributedLock([servers.client(proxy, timeout=5)], NAME, 60.0).acquire(0)
+    lease = await DistributedLock([servers.client(proxy, timeout=5)], NAME, 60.0).acquire(5)
     await lease.extend()
     answer = proxy.hold_reply(SCRIPT)
 
@@ -105,7 +106,7 @@ async def test_an_extension_that_meets_a_release_does_not_revive_the_lease(serve
 async def test_the_block_releases_whatever_happens(redis: Redis) -> None:
     lock = DistributedLock([redis], NAME, 60.0)
     with pytest.raises(ZeroDivisionError):
-        async with await lock.acquire(0):
+        async with await lock.acquire(5):
             raise ZeroDivisionError
     async with await lock.acquire(0) as lease:
         await redis.flushall()
@@ -113,7 +114,7 @@ async def test_the_block_releases_whatever_happens(redis: Redis) -> None:
 
 
 async def test_no_answer_to_an_extension_is_not_a_loss(servers: Servers, server: Instance) -> None:
-    lease = await DistributedLock([servers.client(server, timeout=0.2)], NAME, 60.0).acquire(1)
+    lease = await DistributedLock([servers.client(server, timeout=0.2)], NAME, 60.0).acquire(5)
 
     await server.pause()
     with pytest.raises(LeaseUnconfirmed, match="0 of 1 servers"):
@@ -121,7 +122,10 @@ async def test_no_answer_to_an_extension_is_not_a_loss(servers: Servers, server:
     assert lease.valid_for == 0.0
     await server.resume()
 
-    await lease.extend()
+    for _ in range(10):  # more than once only where the machine is slow
+        with suppress(LeaseUnconfirmed):
+            await lease.extend()
+            break
     assert lease.valid_for > 0
     assert await lease.release()
 
@@ -129,7 +133,7 @@ async def test_no_answer_to_an_extension_is_not_a_loss(servers: Servers, server:
 async def test_a_silent_server_keeps_no_holder_for_longer_than_half_a_second(
     servers: Servers, server: Instance
 ) -> None:
-    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 60.0).acquire(1)
+    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 60.0).acquire(5)
 
     await server.pause()
     async with measured_lateness() as lateness:
@@ -144,26 +148,26 @@ async def test_a_silent_server_keeps_no_holder_for_longer_than_half_a_second(
 
 
 async def test_releasing_a_lease_of_a_dead_server_raises_nothing(servers: Servers, server: Instance) -> None:
-    lease = await DistributedLock([servers.client(server)], NAME, 60.0).acquire(0)
+    lease = await DistributedLock([servers.client(server)], NAME, 60.0).acquire(5)
     await server.kill()
     assert await lease.release() is False
 
 
 async def test_a_kept_lease_outlives_its_ttl_and_ends_with_its_block(redis: Redis) -> None:
-    lock = DistributedLock([redis], NAME, 0.4)
+    lock = DistributedLock([redis], NAME, 2.0)
     tasks = asyncio.all_tasks()
 
-    async with await lock.acquire(0) as lease, lease.kept() as kept:
+    async with await lock.acquire(5) as lease, lease.kept() as kept:
         with pytest.raises(LockUnavailable):
-            await DistributedLock([redis], NAME, 0.4).acquire(1.0)
+            await DistributedLock([redis], NAME, 2.0).acquire(3.0)
         assert kept is lease
         assert lease.valid_for > 0
     assert asyncio.all_tasks() == tasks
-    await (await lock.acquire(0)).release()
+    await (await lock.acquire(5)).release()
 
 
 async def test_the_block_of_a_lease_that_is_lost_is_cancelled(redis: Redis) -> None:
-    lease = await DistributedLock([redis], NAME, 0.3).acquire(0)
+    lease = await DistributedLock([redis], NAME, 0.3).acquire(5)
     ended = False
 
     async def work() -> None:
@@ -195,7 +199,7 @@ async def test_the_block_ends_with_the_validity_when_the_server_is_silent(server
 
 
 async def test_a_short_silence_is_survived(servers: Servers, server: Instance, until: Until) -> None:
-    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 1.5).acquire(0)
+    lease = await DistributedLock([servers.client(server, timeout=30)], NAME, 1.5).acquire(5)
 
     async def an_extension_is_overdue() -> bool:
         return lease.valid_for < 0.6
@@ -213,14 +217,14 @@ async def test_a_short_silence_is_survived(servers: Servers, server: Instance, u
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, TimeoutError, asyncio.CancelledError])
 async def test_what_a_kept_block_raises_comes_out_as_it_was(redis: Redis, error: type[BaseException]) -> None:
-    lease = await DistributedLock([redis], NAME, 10.0).acquire(0)
+    lease = await DistributedLock([redis], NAME, 10.0).acquire(5)
     with pytest.raises(error):
         async with lease.kept():
             raise error
 
 
 async def test_a_lease_that_is_over_is_not_kept(redis: Redis) -> None:
-    lease = await DistributedLock([redis], NAME, 10.0).acquire(0)
+    lease = await DistributedLock([redis], NAME, 10.0).acquire(5)
     await lease.release()
     entered = False
     with pytest.raises(LockLost, match="before its block"):

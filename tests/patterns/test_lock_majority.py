@@ -31,19 +31,19 @@ async def test_a_minority_may_be_dead(servers: Servers) -> None:
     await started[0].kill()
     await started[3].kill()
 
-    lease = await mine.acquire(1)
+    lease = await mine.acquire(5)
     with pytest.raises(LockUnavailable):
         await other.acquire(0.2)
     await lease.extend()
     assert 9.0 < lease.valid_for < 9.9
     assert await lease.release() is True
-    assert await (await other.acquire(1)).release() is True
+    assert await (await other.acquire(5)).release() is True
 
 
 async def test_a_silent_minority_costs_little_and_keeps_nothing(servers: Servers, until: Until) -> None:
     started, clients = await majority(servers, timeout=5.0)
     lock = DistributedLock(clients, NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
     taken = (await clients[1].info("commandstats"))["cmdstat_evalsha"]["calls"]
     await started[1].pause()
 
@@ -62,7 +62,7 @@ async def test_a_silent_minority_costs_little_and_keeps_nothing(servers: Servers
     await until(arrived)  # the request that was given up
     await (await lock.acquire(5)).release()
     alone = [client for server, client in zip(started, clients, strict=True) if server is started[1]]
-    await (await DistributedLock(alone, NAME, 60.0).acquire(1)).release()
+    await (await DistributedLock(alone, NAME, 60.0).acquire(5)).release()
 
 
 async def test_without_a_majority_nothing_is_left(servers: Servers) -> None:
@@ -70,8 +70,12 @@ async def test_without_a_majority_nothing_is_left(servers: Servers) -> None:
     await started[0].kill()
     await started[2].kill()
 
-    with pytest.raises(LockUnavailable, match="111"):
-        await DistributedLock(clients, NAME, 60.0).acquire(0.3)
+    lock, in_time = DistributedLock(clients, NAME, 60.0), False
+    while not in_time:  # who got no answer in time has taken nothing back
+        async with measured_lateness() as lateness:
+            with pytest.raises(LockUnavailable, match="111"):
+                await lock.acquire(0.3)
+        in_time = lateness.worst_since(0.0) < 0.1
 
     assert await keys(clients[1]) == {"fence"}
 
@@ -79,7 +83,7 @@ async def test_without_a_majority_nothing_is_left(servers: Servers) -> None:
 async def test_a_contender_without_a_majority_blocks_nobody_meanwhile(servers: Servers, until: Until) -> None:
     _, clients = await majority(servers)
     for client in clients[1:]:
-        await DistributedLock([client], NAME, 60.0).acquire(0)
+        await DistributedLock([client], NAME, 60.0).acquire(5)
     waiting = asyncio.create_task(DistributedLock(clients, NAME, 60.0).acquire(20))
 
     async def tried() -> bool:
@@ -98,8 +102,8 @@ async def test_a_try_that_failed_does_not_spoil_the_next_of_the_same_call(server
     started = [await servers.start() for _ in range(3)]
     proxy = await servers.proxy(started[0])
     direct = [servers.client(server) for server in started]
-    others = [await DistributedLock([client], NAME, 60.0).acquire(0) for client in direct[1:]]
-    await (await DistributedLock([direct[0]], NAME, 60.0).acquire(0)).release()
+    others = [await DistributedLock([client], NAME, 60.0).acquire(5) for client in direct[1:]]
+    await (await DistributedLock([direct[0]], NAME, 60.0).acquire(5)).release()
     lost = proxy.hold_reply(SCRIPT)  # the first try: nobody knows what it did there
 
     waiting = asyncio.create_task(
@@ -120,7 +124,7 @@ async def test_a_majority_taken_while_its_request_is_cancelled_is_given_back(ser
     started = [await servers.start() for _ in range(3)]
     proxies = [await servers.proxy(server) for server in started]
     lock = DistributedLock([servers.client(proxy) for proxy in proxies], NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
     answers = [proxy.hold_reply(SCRIPT) for proxy in proxies]
 
     acquiring = asyncio.create_task(lock.acquire(20))
@@ -136,7 +140,7 @@ async def test_a_majority_taken_while_its_request_is_cancelled_is_given_back(ser
 
 async def test_a_lease_lost_on_the_majority_is_lost(servers: Servers) -> None:
     _, clients = await majority(servers)
-    lease = await DistributedLock(clients, NAME, 60.0).acquire(1)
+    lease = await DistributedLock(clients, NAME, 60.0).acquire(5)
     await clients[0].flushall()
     await lease.extend()
     await clients[1].flushall()

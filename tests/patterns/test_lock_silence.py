@@ -50,7 +50,7 @@ async def test_a_cancelled_waiter_is_in_nobodys_way(
     until: Until,
     cancel: Callable[[DistributedLock, Redis, Until], Awaitable[None]],
 ) -> None:
-    lease = await DistributedLock([redis], NAME, 60.0).acquire(0)
+    lease = await DistributedLock([redis], NAME, 60.0).acquire(5)
     lock = DistributedLock([servers.client(server)], NAME, 60.0)
 
     await cancel(lock, redis, until)
@@ -69,7 +69,7 @@ async def test_a_lock_taken_while_its_request_is_cancelled_is_given_back(
 ) -> None:
     proxy = await servers.proxy(server)
     lock = DistributedLock([servers.client(proxy)], NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
     answer = proxy.hold_reply(SCRIPT)
 
     acquiring = asyncio.create_task(lock.acquire(20))
@@ -87,7 +87,7 @@ async def test_a_request_that_arrives_after_its_sender_gave_up_takes_nothing(
 ) -> None:
     proxy = await servers.proxy(server)
     lock = DistributedLock([servers.client(proxy)], NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
     late = proxy.hold(SCRIPT)
 
     with pytest.raises(LockUnavailable, match="no answer in time"):
@@ -109,7 +109,7 @@ async def test_a_request_that_arrives_after_its_sender_gave_up_takes_nothing(
 
     await until(arrived)
     assert "lease" not in await keys(redis)
-    assert (await DistributedLock([redis], NAME, 60.0).acquire(0)).valid_for > 0
+    assert (await DistributedLock([redis], NAME, 60.0).acquire(5)).valid_for > 0
 
 
 @pytest.mark.parametrize("retries", [0, 5])
@@ -119,7 +119,7 @@ async def test_a_silent_server_is_given_up_in_time_however_patient_the_client(
     timeout = 0.4 if retries else 30.0
     client = servers.client(server, timeout=timeout, retries=retries)
     lock = DistributedLock([client], NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
 
     await server.pause()
     for wait in (0.0, 0.7):
@@ -133,7 +133,7 @@ async def test_a_silent_server_is_given_up_in_time_however_patient_the_client(
 async def test_a_server_that_falls_silent_while_one_waits_is_given_up_in_time(
     servers: Servers, server: Instance, redis: Redis, until: Until
 ) -> None:
-    await DistributedLock([redis], NAME, 60.0).acquire(0)
+    await DistributedLock([redis], NAME, 60.0).acquire(5)
 
     async with measured_lateness() as lateness:
         began = time.monotonic()
@@ -150,7 +150,7 @@ async def test_what_a_silent_server_may_have_granted_is_taken_back_by_the_next_c
 ) -> None:
     client = servers.client(server, timeout=0.3)
     lock = DistributedLock([client], NAME, 60.0)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
 
     await server.pause()
     with pytest.raises(LockUnavailable):
@@ -165,7 +165,7 @@ async def test_a_try_that_took_longer_than_the_ttl_has_failed(servers: Servers, 
     proxy = await servers.proxy(server)
     clock = Clock()
     lock = DistributedLock([servers.client(proxy, timeout=5)], NAME, 10.0, clock=clock)
-    await (await lock.acquire(1)).release()
+    await (await lock.acquire(5)).release()
     answer = proxy.hold_reply(SCRIPT)
 
     acquiring = asyncio.create_task(lock.acquire(5))
@@ -182,7 +182,7 @@ async def test_a_release_that_is_cancelled_still_frees_the_lock(
     servers: Servers, server: Instance, redis: Redis
 ) -> None:
     proxy = await servers.proxy(server)
-    lease = await DistributedLock([servers.client(proxy)], NAME, 60.0).acquire(0)
+    lease = await DistributedLock([servers.client(proxy)], NAME, 60.0).acquire(5)
     stuck = proxy.hold(SCRIPT)
 
     releasing = asyncio.create_task(lease.release())

@@ -210,7 +210,7 @@ async def test_what_it_costs(servers: Servers, server: Instance, table: PriceTab
 
 async def test_a_lost_answer_is_safe_to_repeat(servers: Servers, server: Instance, table: PriceTable) -> None:
     proxy = await servers.proxy(server)
-    prices = WriteBehind(servers.client(proxy, timeout=0.2), table)
+    prices = WriteBehind(servers.client(proxy, timeout=1.0), table)
     await prices.set_price("hat", 1)
     lost = proxy.hold_reply(named("EVALSHA", "EVAL"))
     with pytest.raises(Exception, match="Timeout"):

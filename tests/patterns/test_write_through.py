@@ -33,6 +33,7 @@ async def test_a_read_costs_one_round_trip_and_a_write_two(
     proxy = await servers.proxy(server)
     prices = WriteThrough(servers.client(proxy), table)
     await prices.set_price("hat", 1)
+    await prices.get_price("hat")  # the server knows the scripts from now on
 
     before = proxy.counts
     await prices.set_price("shoe", 1999)
@@ -104,7 +105,7 @@ async def test_a_silent_redis_delays_a_write_and_does_not_let_it_pass(
     servers: Servers, server: Instance, table: PriceTable
 ) -> None:
     proxy = await servers.proxy(server)
-    prices = WriteThrough(servers.client(proxy, timeout=0.2), table)
+    prices = WriteThrough(servers.client(proxy, timeout=1.0), table)
     await prices.set_price("shoe", 1)
     asked = table.asked
     proxy.hold(named("EVALSHA", "EVAL"), 1)
@@ -147,10 +148,15 @@ async def test_readers_and_writers_at_once_see_no_price_go_back(
         assert len(set(prices)) > 5, "readers and writer were to run at once"
 
 
+async def die(redis: Redis, seconds: float) -> None:
+    """As a writer of the shoe does whose lease has so much left."""
+    now, micros = await redis.time()
+    await redis.zadd("prices:marks:{shoe}", {"of the dead": now * 1000 + micros // 1000 + round(seconds * 1000)})
+
+
 async def test_a_dead_writers_product_is_cached_again(redis: Redis, table: PriceTable, until: Until) -> None:
     prices = WriteThrough(redis, table, 0.2)
-    await redis.sadd("prices:marks:{shoe}", "of the dead")
-    await redis.pexpire("prices:marks:{shoe}", 200)
+    await die(redis, 0.2)
     await table.set_price("shoe", 7)
 
     async def cached() -> bool:
@@ -160,6 +166,28 @@ async def test_a_dead_writers_product_is_cached_again(redis: Redis, table: Price
 
     assert not await cached()
     await until(cached)
+
+
+async def test_others_who_write_do_not_prolong_a_dead_writers_mark(
+    redis: Redis, table: PriceTable, until: Until
+) -> None:
+    prices = WriteThrough(redis, table, 60.0)
+    await die(redis, 0.2)
+
+    async def cached() -> bool:
+        await prices.set_price("shoe", 7)
+        asked = table.asked
+        assert await prices.get_price("shoe") == 7
+        return table.asked == asked
+
+    assert not await cached()
+    await until(cached)
+
+
+async def test_a_short_lease_does_not_end_a_long_one(redis: Redis, table: PriceTable) -> None:
+    await die(redis, 60.0)
+    await WriteThrough(redis, table, 0.05).set_price("shoe", 7)
+    assert 50_000 < await redis.pttl("prices:marks:{shoe}") <= 60_000
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A testbed on a solution that the test writes."""
 
-import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,20 +8,9 @@ from textwrap import dedent
 import pytest
 
 from faultline.components import Clone
-from faultline.engine.shared_servers import SharedServers
 from faultline.testbed import LearnerProcess, Testbed
 from faultline.testbed.nursery import Nursery
 from faultline.testbed.testbed import Solution
-
-
-@pytest.fixture(scope="session")
-def shared_broker() -> Iterator[tuple[str, int, int]]:
-    """One RabbitMQ for all tests of this room, kept as for the runs of one command."""
-    with SharedServers(dict(os.environ)) as servers:
-        address = servers.broker(threading.Event())
-        assert address
-        yield address
-
 
 OnTestbed = Callable[[str], AbstractAsyncContextManager[Testbed]]
 InProcess = Callable[[str], AbstractAsyncContextManager[LearnerProcess]]

@@ -13,7 +13,7 @@ from faultline.testbed.rabbitmq import RabbitServer
 Where = tuple[str, int, int]
 OnTestbed = Callable[[str], AbstractAsyncContextManager[Testbed]]
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240), pytest.mark.xdist_group("broker")]
 
 SELLER = """
 from aio_pika import Message
@@ -68,6 +68,7 @@ async def test_a_module_that_does_not_name_rabbitmq_has_none(on_testbed: OnTestb
             await testbed.rabbitmq()
 
 
+@pytest.mark.slow
 async def test_a_broker_of_ones_own_can_be_killed_and_its_start_costs_the_check_no_time(on_testbed: OnTestbed) -> None:
     async with on_testbed("") as testbed, asyncio.timeout(1.0) as timer:  # it starts in three seconds at best
         testbed.timer = timer

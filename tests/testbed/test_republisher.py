@@ -16,7 +16,7 @@ from faultline.testbed import Broker, Noise, Republisher, Testbed, Vacuous
 Where = tuple[str, int, int]
 OnTestbed = Callable[[str], AbstractAsyncContextManager[Testbed]]
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240), pytest.mark.xdist_group("broker")]
 
 ALL = Noise(twice=True, swapped=True, spoilt=True)
 

@@ -56,6 +56,9 @@ async def test_holds_what_was_put_in(testbed: Testbed) -> None:
     assert await mine.add("hat", 1_000) == 1_000, "1,000 were added to nothing, and add did not say 1,000"
     await holds(mine, {"shoe": 3, "hat": 1_000}, "after adding 2 and 1 shoes and 1,000 hats")
 
+    assert await mine.add("hat") == 1_001, "1 was added to 1,000, and add did not say 1,001"
+    assert await mine.remove("hat", 1) == 1_000, "1 of 1,001 was removed, and remove did not say 1,000"
+
     assert await mine.remove("shoe", 2) == 1, "2 of 3 were removed, and remove did not say 1"
     assert await mine.remove("sock") == 0, "a line that was not there was removed, and remove did not say 0"
     assert await mine.remove("sock", 1) == 0, "1 of a line that was not there was removed, and remove did not say 0"
@@ -111,7 +114,7 @@ async def test_carts_do_not_meet(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     shop = await testbed.process("shop-1")
-    skus = ["shoe", "shoe:1", "größe 42", "*", "{a}", "a b", " ", "0"]
+    skus = ["shoe", "shoe:1", "größe 42", "gro\u0308ße 42", "*", "{a}", "a b", " ", "0", "Shoe", "shoe "]
     first = await cart(shop, redis)
     for count, sku in enumerate(skus, start=1):
         await first.add(sku, count)
@@ -120,7 +123,8 @@ async def test_carts_do_not_meet(testbed: Testbed) -> None:
 
     names = {text(key) for key in await redis.truth.keys()}
     ends = {name.partition("ann")[2] for name in names if "ann" in name}
-    for user_id in ["bob", "ann:shoe", "ann:", "an", "*", *(f"ann{end}" for end in ends if end)]:
+    tidied = ["Ann", "ann ", "\uff41\uff4e\uff4e"]  # each is ann to whoever tidies up: case, spaces, NFKC
+    for user_id in ["bob", "ann:shoe", "ann:", "an", "*", *tidied, *(f"ann{end}" for end in ends if end)]:
         other = await cart(shop, redis, user_id)
         await holds(other, {}, f"ann has a cart, {user_id!r} has none, and")
         await other.add("1", 7)
@@ -227,14 +231,28 @@ async def test_a_lost_answer_counts_once(testbed: Testbed) -> None:
 async def test_no_line_below_one(testbed: Testbed) -> None:
     """Of a line of 30, 100 tries at the same time take exactly 30, and the next click begins at nothing.
 
+    Of a line of 2, four tries whose first requests reach Redis together take exactly 2.
+
     Look: what is left in the cart when more is taken than there was.
     """
     redis = await testbed.redis()
     shops = await testbed.processes(4, "shop")
     carts = [await cart(shop, redis) for shop in shops]
-    await carts[0].add("shoe", 30)
     await carts[0].add("hat")
 
+    way = await testbed.proxy(redis)
+    together = [await cart(shop, way) for shop in shops]
+    for each in together:
+        await each.add("sock")  # what is needed once is there from now on
+    await carts[0].remove("sock")
+    await carts[0].add("sock", 2)
+    way.proxy.barrier(len(together), lambda _: True)
+    testbed.history.note("network", "lets the next four requests through together")
+    left = await asyncio.gather(*(each.remove("sock", 1) for each in together))
+    assert sorted(left) == [0, 0, 0, 1], f"of 2 socks four tries took 1 each, together, and remove said {left}"
+    await holds(carts[0], {"hat": 1}, "of 2 socks four tries took 1 each, together, and")
+
+    await carts[0].add("shoe", 30)
     told = await asyncio.gather(*(each.remove("shoe", 1) for each in carts * 25))
 
     await holds(carts[0], {"hat": 1}, "of 30 shoes 100 were taken, and")
@@ -431,10 +449,12 @@ async def test_one_round_trip(testbed: Testbed) -> None:
 async def test_lives_30_days_from_the_last_change(testbed: Testbed) -> None:
     """Every change gives the cart 30 days from then on, and what changes nothing gives it nothing.
 
+    The clock of the process is two minutes ahead of the server's.
+
     Look: which of your calls write without setting the expiry, and which set it without writing.
     """
     redis = await testbed.redis()
-    shop = await testbed.process("shop-1")
+    shop = await testbed.process("shop-1", clock_offset=120.0)
     mine, guest = await cart(shop, redis), await cart(shop, redis, "guest")
 
     async def merge_into_nothing() -> None:
@@ -480,6 +500,35 @@ async def test_lives_30_days_from_the_last_change(testbed: Testbed) -> None:
         await change()
         for key, left in (await seconds_left(redis)).items():
             assert left <= SOON, f"{what} has moved the expiry of the key {key!r} to {left:,} s, and changed nothing"
+
+
+async def test_a_killed_change_has_its_30_days(testbed: Testbed) -> None:
+    """A process that is killed while it changes a cart has not changed it, or has given it 30 days.
+
+    It is killed with -9 before and after each request of the change is carried out.
+
+    Look: what the server has done when only the first of your commands has reached it.
+    """
+    redis = await testbed.redis()
+    way = await testbed.proxy(redis)
+    keeper = await cart(await testbed.process("shop-0"), redis)
+
+    async for edge in testbed.edges(way):
+        await redis.truth.flushall()
+        doomed = await testbed.process(f"shop-{edge.number}")
+        mine, fresh = await cart(doomed, way), await cart(doomed, way, "fresh")
+        await keeper.add("shoe", 5)
+        await grow_old(redis)
+        async with edge.kills(doomed):
+            await mine.remove("shoe", 2)
+            await fresh.add("hat")
+
+        left = await seconds_left(redis)
+        assert -1 not in left.values(), f"{edge}: it has left the keys {left}; -1 never expires"
+        if await keeper.items() != {"shoe": 5}:
+            assert max(left.values(), default=0) >= THIRTY_DAYS - 60, (
+                f"{edge}: the cart was changed, and its keys expire in {left} s"
+            )
 
 
 async def grow_old(redis: RedisServer) -> None:

@@ -23,9 +23,8 @@ from faultline.testbed import (
 
 HAT = {"id": "hat", "name": "Hüt", "price": 1999}
 NEW = {"id": "hat", "name": "Hüt", "price": 999}
-SHOE = {"id": "shoe", "name": "Trail shoe", "price": 8900}
+SHOE = {"id": "hat-2", "name": "Trail hat", "price": 8900}  # its ID begins as the other one does
 CALLERS = 50
-STOOD_STILL = 0.25  # seconds by which a process wakes too late: then a lease may have run out unrenewed
 LATE = 0.05  # seconds by which a process wakes too late: then an answer of Redis within that time is in doubt
 
 
@@ -170,12 +169,14 @@ async def test_remembers_for_a_while(testbed: Testbed) -> None:
     same([await mine.get("hat") for _ in range(2)] + [await yours.get("hat")], HAT, "a product, asked for three times")
     loads(testbed, load, 1, "a product was asked for three times")
     assert (load.calls[0].args, load.calls[0].kwargs) == (("hat",), {}), f"`load` was called as {load.calls[0].args}"
-    same([await mine.get("shoe"), await yours.get("shoe")], SHOE, "another product")
+    same([await mine.get("hat-2"), await yours.get("hat-2")], SHOE, "another product")
     loads(testbed, load, 2, "another product was asked for")
     await lives(redis, "product:hat", 48.0, 60.0)
 
     shelf.products["hat"] = NEW
+    kept = await redis.truth.exists("product:hat-2")
     assert await yours.forget("hat") is None, "`forget` gives nothing"
+    assert await redis.truth.exists("product:hat-2") == kept, "the hat was forgotten, and product:hat-2 is gone, too"
     same([await mine.get("hat"), await yours.get("hat")], NEW, "a product that was forgotten after it had changed")
     loads(testbed, load, 3, "one of two products was forgotten")
     assert await redis.truth.delete("product:hat") == 1, "nothing is remembered at product:hat"
@@ -217,11 +218,14 @@ async def test_a_hit_costs_one_round_trip(testbed: Testbed) -> None:
     load = testbed.callback(Shelf(HAT, SHOE).load, name="load")
     way = await testbed.proxy(redis)
     page = await cache(testbed, await testbed.process("page-1"), way, load)
-    for product_id in ("shoe", "shoe", "hat", "ghost"):
+    for product_id in ("hat-2", "hat-2", "hat", "ghost"):
         await page.get(product_id)
 
     for what, product_id in (("a product", "hat"), ("an unknown product", "ghost")):
-        await redis.truth.pexpire(f"product:{product_id}", 5_000)
+        for _ in range(3):  # on a slow machine Redis may have been too late to remember it
+            if await redis.truth.pexpire(f"product:{product_id}", 5_000):
+                break
+            await page.get(product_id)
         before = way.proxy.counts
         await page.get(product_id)
         trips = (way.proxy.counts - before).round_trips
@@ -256,6 +260,11 @@ async def test_unknown_products_are_remembered(testbed: Testbed) -> None:
         f"that a product is unknown is remembered for {left:.1f} s, at a ttl of 100 s; promised are 2 to 20 s"
     )
 
+    brief = await new(here.process, redis, load, 1.0)
+    same([await brief.get("hut")], None, "another product that does not exist")
+    left = await redis.truth.pttl("product:hut") / 1000
+    assert left <= 0.2, f"that a product is unknown is remembered for {left:g} s, at a ttl of 1 s; promised are 0.2 s"
+
     shelf.products["hat"] = HAT
     await redis.truth.delete("product:hat")
     same([await here.get("hat")], HAT, "a product that was unknown, until that expired")
@@ -280,6 +289,9 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
         "JSON of last year, without a price": json.dumps(old).encode(),
         "your entry, with the price under its old name": entry.replace(b"price", b"cents"),
         "JSON of something else": b'{"items": [1, 2]}',
+        "your entry of another product": entry.replace(b"hat", b"hut"),
+        "your entry, with true for a price": entry.replace(b"1999", b"true"),
+        "lists in lists, 100,000 deep": b"[" * 100_000,
         "a number": b"17",
         "a word": b'"hat"',
         "a list": b"[1, 2]",
@@ -289,7 +301,7 @@ async def test_spoilt_entries_are_misses(testbed: Testbed) -> None:
         await redis.truth.set("product:hat", other, keepttl=True)
         await replaced(testbed, page, load, what, number)
     await redis.truth.delete("product:hat")
-    await redis.truth.rpush("product:hat", "hat", "shoe")
+    await redis.truth.rpush("product:hat", "hat", "hat-2")
     await replaced(testbed, page, load, "a Redis list", len(spoilt) + 2)
     await lives(redis, "product:hat", 48.0, 60.0)
 
@@ -364,7 +376,7 @@ async def test_one_load_for_all_who_miss(testbed: Testbed) -> None:
     caches = list[Remote]()
     for page, way in zip(pages, ways, strict=True):
         warm = await cache(testbed, page, way, other)
-        same(await asyncio.gather(*callers(warm, CALLERS, "shoe")), SHOE, "another product")  # opens connections
+        same(await asyncio.gather(*callers(warm, CALLERS, "hat-2")), SHOE, "another product")  # opens connections
         caches.append(await new(page, way, load))
     before = [way.requests for way in ways]
 
@@ -486,11 +498,14 @@ async def test_a_slow_load_is_waited_for(testbed: Testbed) -> None:
         sent = way.requests - already
         seen = f"{sent} commands in {waited:.2f} s, {what}; promised were at most 50 a second"
         assert sent <= 50 * waited + 5, seen
-    late = testbed.lateness.worst_since(testbed.history.began) > STOOD_STILL
-    if len(load.calls) > 1 and not (late and testbed.patience > 1):
+    only = "a load of 2.2 s was the only one"
+    if len(load.calls) > 1:  # a lease may also have run out because the machine let nobody renew it: once more then
         when = load.calls[1].operation.start - load.calls[0].operation.start
-        seen = f"`load` was still running, and {when:.2f} s after its beginning it was called again"
-        raise BudgetMissed(seen, promise="a load of 2.2 s was the only one", took=when)
+        late = testbed.lateness.worst_since(testbed.history.began) > LATE
+        if not (late and testbed.patience > 1):
+            seen = f"`load` was still running, and {when:.2f} s after its beginning it was called again"
+            raise BudgetMissed(seen, promise=only, took=when)
+        testbed.late[only] = when  # at the same time twice it was no chance
     load.release()
     answers = await given(testbed, [*asked, *waiting], 0.25, "all had the product, after the load had ended")
     same(answers, HAT, "who waited for a slow load")
@@ -521,12 +536,14 @@ async def test_one_product_delays_no_other(testbed: Testbed) -> None:
 
 
 async def test_a_cancelled_caller_takes_nobody_along(testbed: Testbed) -> None:
-    """When the caller who came first is cancelled, the load goes on for the others.
+    """When the caller who came first is cancelled, the load goes on for the others; those of other processes, too.
 
-    Look: in whose task the load runs.
+    Once others of his process wait, and once only those of another one: they may load anew.
+
+    Look: in whose task the load runs, and what becomes of the lease when that is cancelled.
     """
     redis = await testbed.redis()
-    load = testbed.callback(Shelf(HAT).load, name="load")
+    load = testbed.callback(Shelf(HAT, SHOE).load, name="load")
     here, there = [await cache(testbed, page, redis, load) for page in await testbed.processes(2, "page")]
 
     load.hold()
@@ -540,6 +557,16 @@ async def test_a_cancelled_caller_takes_nobody_along(testbed: Testbed) -> None:
 
     same(await asyncio.gather(*asked), HAT, "the first of six callers was cancelled")
     loads(testbed, load, 1, "the first of six callers was cancelled, and five went on waiting")
+
+    load.hold()
+    impatient = here.process.call(here, "get", "hat-2")
+    await load.called(2)
+    asked = callers(there, 5, "hat-2")
+    await all_wait(testbed, redis, load, there)
+    assert await impatient.cancel(), "a cancelled `get` gave an answer"
+    load.release()
+    promise = "who waited elsewhere had the product, after the only caller of the process that loads was cancelled"
+    same(await given(testbed, asked, 2.0, promise), SHOE, "who waited elsewhere for a load that was cancelled")
 
 
 async def test_what_load_raises_reaches_all_and_is_not_kept(testbed: Testbed) -> None:
@@ -795,10 +822,24 @@ async def test_answers_without_redis(testbed: Testbed) -> None:
 
     async def still(where: Remote, how: str, product_id: str) -> None:
         before = len(load.calls)
+        load.hold()  # or it could be over before the last of them has asked
         asked = callers(where, 20, product_id)
-        answers = await given(testbed, asked, 0.25, f"the product was there, with a Redis that is {how}")
-        same(answers, some(int(product_id[4:])), f"Redis is {how}")
-        loads(testbed, load, before + 1, f"Redis is {how}, and 20 asked for a product; with {before} loads before")
+        releasing = asyncio.create_task(release_for_all(asked, before + 1))
+        try:
+            answers = await given(testbed, asked, 0.25, f"the product was there, with a Redis that is {how}")
+            same(answers, some(int(product_id[4:])), f"Redis is {how}")
+            loads(testbed, load, before + 1, f"Redis is {how}, and 20 asked for a product; with {before} loads before")
+            await releasing  # what it has seen comes last: what the callers were given says more
+        finally:
+            load.release()
+            releasing.cancel()
+
+    async def release_for_all(asked: Sequence[asyncio.Task[Any]], count: int) -> None:
+        try:
+            await loading(load, asked, count)
+            await new(process, redis, load)  # it takes its messages in their order: all have asked
+        finally:
+            load.release()
 
     async with testbed.paused(redis):
         await still(near, "silent", "sku-2")

@@ -9,8 +9,8 @@ from psycopg.errors import CheckViolation
 from faultline.testbed import (
     Broken,
     BudgetMissed,
+    Database,
     LearnerProcess,
-    PostgresServer,
     ProxiedRedis,
     RedisServer,
     Remote,
@@ -19,7 +19,7 @@ from faultline.testbed import (
     Vacuous,
 )
 
-SHOE, HAT, SOCK = "shoe", "hat", "sock"
+SHOE, HAT, SOCK, COAT = "shoe", "hat", "sock", "coat"
 HIGHEST = 1_000_000  # cents; PostgreSQL itself refuses more, see the table's constraint
 LEASE = 60.0  # seconds; longer than any check, where its end is not the subject
 TAKEN_UP = 0.5  # seconds after which another flush has what a dead one had taken
@@ -92,7 +92,7 @@ class Table(Unasked):
     `around` is asked to execute each statement that changes prices, and may do something else before it or after.
     """
 
-    def __init__(self, testbed: Testbed, server: PostgresServer) -> None:
+    def __init__(self, testbed: Testbed, server: Database) -> None:
         super().__init__(testbed)
         self.server = server
         self.around: Callable[[Statement], Awaitable[Any]] = undisturbed
@@ -149,7 +149,7 @@ def wanted(value: object, kind: type) -> None:
 
 async def ground(testbed: Testbed, *, durable: bool = False) -> tuple[RedisServer, Table]:
     """A Redis and a PostgreSQL, both empty."""
-    redis, server = await asyncio.gather(testbed.redis(durable=durable), testbed.postgres())
+    redis, server = await asyncio.gather(testbed.redis(durable=durable), testbed.database())
     await server.script(SCHEMA)
     return redis, Table(testbed, server)
 
@@ -283,7 +283,9 @@ async def test_queues_and_flushes(testbed: Testbed) -> None:
     assert sum(rows) == 25, f"25 prices of 25 products were queued, and the database was handed {rows} rows"
     assert max(rows) <= 10, f"flushes of at most 10 have handed {rows} rows to the database"
     assert await table.prices() == promised, "the prices were not stored as they were queued"
-    assert table.asked == len(rows), f"{len(rows)} batches cost {table.asked} calls of the database"
+    before = table.asked
+    assert await flusher.flush(10) == 0, "all was stored, and something was flushed"
+    assert table.asked == before, "nothing was waiting, and a flush asked the database"
 
     await writer.set_price("product-7", 0)
     assert await writer.flush(10) == 1, "one price was queued; one row is to be flushed"
@@ -454,7 +456,7 @@ async def test_a_slow_reader_puts_nothing_back(testbed: Testbed) -> None:
 async def test_redis_dies_after_the_commit(testbed: Testbed) -> None:
     """Redis dies after the database has committed, and comes back with the old price: no read ever gives that.
 
-    Once alone, once with a reader in the middle of the write, once with another write and a reader in its middle.
+    Once alone, once with a reader in the middle of the write, and with another write, or a refused one, and a reader.
 
     Look: what Redis must know before the commit, so that nobody trusts the old price when it comes back.
     """
@@ -470,12 +472,18 @@ async def test_redis_dies_after_the_commit(testbed: Testbed) -> None:
         await yours.set_price(product_id, 150)
         await read(product_id)
 
+    async def be_refused_and_read(product_id: str) -> None:
+        with testbed.raises("PriceRefused"):
+            await yours.set_price(product_id, HIGHEST + 1)
+        await read(product_id)
+
     async def nothing(_: str) -> None: ...
 
     for product_id, middle, what in (
         (SHOE, nothing, ""),
         (HAT, read, ", and somebody had read during the write"),
         (SOCK, write_and_read, ", and somebody else had written and read during the write"),
+        (COAT, be_refused_and_read, ", and somebody else had been refused and had read during the write"),
     ):
         await mine.set_price(product_id, 100)
         await reads(table, mine, yours, product_id=product_id, when="nothing was the matter")
@@ -515,7 +523,14 @@ async def test_without_redis_nothing_is_written(testbed: Testbed) -> None:
     await mine.set_price(SHOE, 1999)
     await reads(table, mine, yours, when="nothing was the matter")
 
+    await table.put(COAT, 700)
+    table.db.get_price.hold()
+    reading = asyncio.create_task(mine.get_price(COAT))
+    await table.db.get_price.called(len(table.db.get_price.calls) + 1)
     await redis.kill()
+    table.db.get_price.release()
+    assert await reading == 700, "Redis died while the database was asked for a price, and that was not what was read"
+
     before = len(table.db.set_price.calls)
     with testbed.raises("RedisError"):
         await mine.set_price(SHOE, 1500)
@@ -576,7 +591,7 @@ async def test_no_answer_is_not_a_no(testbed: Testbed) -> None:
 async def test_a_killed_writer_leaves_no_old_price(testbed: Testbed) -> None:
     """A writer that is killed anywhere in `set_price` leaves a cache from which nobody reads an outdated price.
 
-    It is killed with -9 at every edge of its requests to Redis and of its calls of the database.
+    It is killed with -9 at every edge of its requests to Redis: so also just before the commit, and just after it.
 
     Look: what Redis says about the product at the moment of the commit.
     """
@@ -584,7 +599,7 @@ async def test_a_killed_writer_leaves_no_old_price(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     yours = await through(await testbed.process("shop-1"), redis, table)
 
-    async for edge in testbed.edges(way, table.db.get_price, table.db.set_price):
+    async for edge in testbed.edges(way):
         await redis.truth.flushall()
         await table.empty()
         await yours.set_price(SHOE, 100)
@@ -606,37 +621,174 @@ async def test_a_dead_writer_costs_the_cache_for_a_lease(testbed: Testbed) -> No
     redis, table = await ground(testbed)
     lease = 0.4
     doomed, reader = await testbed.processes(2, "shop")
-    yours = await through(reader, redis, table, lease=lease)
+    mine, yours = await through(doomed, redis, table, lease=lease), await through(reader, redis, table, lease=lease)
 
     async def killed_its_writer(statement: Statement) -> Any:
         await statement()
         doomed.strike("after the commit")
         await asyncio.Event().wait()
 
-    for around in (lost_its_answer, killed_its_writer):
-        mine = await through(doomed, redis, table, lease=lease)
-        table.around = undisturbed
-        await mine.set_price(SHOE, 100)
-        await reads(table, yours, when="nothing was the matter")
+    for product_id in (SHOE, HAT):
+        await mine.set_price(product_id, 100)
+        await reads(table, yours, product_id=product_id, when="nothing was the matter")
+    began = testbed.history.now()
+    for product_id, around in ((SHOE, lost_its_answer), (HAT, killed_its_writer)):
         table.around = around
-        began = testbed.history.now()
-        await asyncio.gather(mine.set_price(SHOE, 200), return_exceptions=True)
-        if around is killed_its_writer:
-            await doomed.gone()
-        await until_cached(testbed, table, yours, began, lease)
-        await reads(table, yours, when=f"the lease of {lease} s of a write whose end is unknown is over")
+        await asyncio.gather(mine.set_price(product_id, 200), return_exceptions=True)
+    await doomed.gone()
+    for product_id in (SHOE, HAT):
+        await until_cached(testbed, table, yours, began, lease, product_id=product_id)
+        when = f"the lease of {lease} s of a write whose end is unknown is over"
+        await reads(table, yours, product_id=product_id, when=when)
 
 
-async def until_cached(testbed: Testbed, table: Table, store: Remote, began: float, lease: float) -> None:
-    """Read until a read asks the database nothing."""
+async def test_each_write_has_its_own_lease(testbed: Testbed) -> None:
+    """How long a write whose end nobody knows costs the cache, others who write the same product do not change.
+
+    One process writes again and again, within its lease: the cache helps again all the same. Another write has a long
+    lease, and is committed after the lease of a short one is over.
+
+    Look: what the mark of a new write does to the time that an older one has left.
+    """
+    redis, table = await ground(testbed)
+    lease = 0.4
+    shop, other = await testbed.processes(2, "shop")
+    mine, yours = [await through(each, redis, table, lease=lease) for each in (shop, other)]
+    patient = await through(shop, redis, table, lease=LEASE)
+    for product_id in (SHOE, HAT):
+        await mine.set_price(product_id, 100)
+    _, late = await writes_of_unknown_end(testbed, table, patient, [HAT])
+    table.around = lost_its_answer
+    began = testbed.history.now()
+    with testbed.raises("ConnectionError"):
+        await mine.set_price(SHOE, 200)
+    table.around = undisturbed
+    await yours.set_price(HAT, 300)
+    short = testbed.history.now()
+
+    await until_cached(testbed, table, mine, began, lease, meanwhile=lambda: yours.set_price(SHOE, 300))
+
+    await after(testbed, short + 1.2 * lease)
+    await reads(
+        table, mine, yours, product_id=HAT, when="two writes had begun, and the one with the long lease goes on"
+    )
+    for statement in late:
+        await statement()
+        testbed.history.note(table.server.name, "the change that was under way is committed")
+    when = "a price was committed late, within its own lease, after the shorter one of another write"
+    await reads(table, mine, yours, product_id=HAT, when=when)
+
+
+async def test_a_late_commit_is_seen(testbed: Testbed) -> None:
+    """A price that is committed late, within the lease, is read from then on, whoever had read the old one before.
+
+    The connection is lost as a write begins. Just before the lease is over somebody reads, and the commit comes. Each
+    request of a read in turn is held back from before the commit until the lease is over.
+
+    Look: how long a mark is kept, and what a reader that asks the database knows of marks, before and after.
+    """
+    for lease in (1.4, 2.4, 4.4):  # a machine that is late needs a longer one
+        if await commits_late(testbed, lease):
+            return
+    raise Vacuous("the machine is so late that no commit came within its lease")
+
+
+async def commits_late(testbed: Testbed, lease: float) -> bool:
+    """Whether it came to a verdict: the commit within the lease, and no read as long as one."""
+    redis, table = await ground(testbed)
+    writing, slow_shop, quick_shop = await testbed.processes(3, "shop")
+    writer, quick = [await through(shop, redis, table, lease=lease) for shop in (writing, quick_shop)]
+    ways = [await testbed.proxy(redis) for _ in range(3)]
+    slow = [await through(slow_shop, way, table, lease=lease) for way in ways]
+    products = [f"product-{number}" for number in range(1, len(ways) + 1)]
+    for store in slow:
+        await store.get_price(SOCK)  # its connection is open from now on
+    began, late = await writes_of_unknown_end(testbed, table, writer, (*products, SHOE, HAT))
+    await after(testbed, began + 0.5 * lease)
+
+    reading = testbed.history.now()
+    waiting, over = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait() -> None:
+        waiting.release()
+        await over.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        held = [
+            tasks.create_task(
+                held_back(testbed, way, position, lambda s=store, p=product_id: s.get_price(p), wait, "a read")
+            )
+            for position, (way, store, product_id) in enumerate(zip(ways, slow, products, strict=True), 1)
+        ]
+        await asyncio.gather(*(waiting.acquire() for _ in held))
+        await after(testbed, began + 0.85 * lease)
+        price = await quick.get_price(SHOE)
+        await asyncio.gather(*(statement() for statement in late))
+        committed = testbed.history.now()
+        testbed.history.note(table.server.name, "the changes that were under way are committed")
+        if committed - began < lease:
+            assert price == 100, f"the database held 100 within the lease, and {price!r} was read"
+            when = "a price was committed late, within the lease, and had been read just before"
+            await reads(table, quick, writer, product_id=SHOE, when=when)
+        await until_cached(testbed, table, quick, began, lease, product_id=HAT)
+        over.set()
+    if max(committed - began, testbed.history.now() - reading) >= lease:
+        return False
+    for position, product_id in enumerate(products, 1):
+        when = f"a price was committed late, and request {position} of a read was on its way until the lease was over"
+        await reads(table, quick, writer, product_id=product_id, when=when)
+    return True
+
+
+async def writes_of_unknown_end(
+    testbed: Testbed, table: Table, writer: Remote, products: Sequence[str]
+) -> tuple[float, list[Statement]]:
+    """When the first of them began, and the statements, which nobody has executed yet: all go from 100 to 200."""
+    late = list[Statement]()
+
+    async def lose(statement: Statement) -> Any:
+        late.append(statement)
+        raise ConnectionError("the connection to the database was lost")
+
+    for product_id in products:
+        await writer.set_price(product_id, 100)
+    table.around = lose
+    began = testbed.history.now()
+    for product_id in products:
+        with testbed.raises("ConnectionError"):
+            await writer.set_price(product_id, 200)
+    table.around = undisturbed
+    return began, late
+
+
+async def after(testbed: Testbed, instant: float) -> None:
+    """Until then: time itself is what a lease is about."""
+    end = instant - testbed.history.now() + 5.0
+    await testbed.until(lambda: asyncio.sleep(0, testbed.history.now() >= instant), "time had gone by", deadline=end)
+
+
+async def until_cached(
+    testbed: Testbed,
+    table: Table,
+    store: Remote,
+    began: float,
+    lease: float,
+    *,
+    product_id: str = SHOE,
+    meanwhile: Statement | None = None,
+) -> None:
+    """Read until a read asks the database nothing, each time after `meanwhile`."""
     while True:
+        if meanwhile:
+            await meanwhile()
         before = table.asked
-        await reads(table, store, when="the end of a write is unknown")
+        await reads(table, store, product_id=product_id, when="the end of a write is unknown")
         if table.asked == before:
             return
         took = testbed.history.now() - began
         if took > (lease + 0.5 + SPARE) * testbed.patience:
             seen = f"{took:.1f} s after a write whose end is unknown, of a lease of {lease} s, reads ask the database"
+            seen += ", while others write the same product" if meanwhile else ""
             raise BudgetMissed(seen, promise="reads were served from the cache", took=took)
         await asyncio.sleep(0.01)  # between two looks
 
@@ -806,7 +958,10 @@ async def test_two_flushers_do_not_swap(testbed: Testbed) -> None:
             raise Broken(f"two prices were waiting, and a flush ended with {flushing.result()!r}")
         testbed.history.note(table.server.name, "shop-1's statement is on its way")
         await writer.set_price(SHOE, 200)
-        await settle_one(testbed, second, table, 200)
+        await settle_one(testbed, second, table, SHOE, 200)
+        await writer.set_price(HAT, 2)
+        await settle_one(testbed, second, table, HAT, 2)
+        await writer.set_price(HAT, 1)  # as once before, and yet another price
         testbed.history.note(table.server.name, "shop-1's statement arrives")
         go_on.set()
 
@@ -817,10 +972,10 @@ async def test_two_flushers_do_not_swap(testbed: Testbed) -> None:
     await settle(testbed, first, table, promised | {SHOE: 300}, when="after a flush that came late a price was set")
 
 
-async def settle_one(testbed: Testbed, flusher: Remote, table: Table, cents: int) -> None:
-    """Flush until the database holds this price of the shoe, whatever the others are."""
+async def settle_one(testbed: Testbed, flusher: Remote, table: Table, product_id: str, cents: int) -> None:
+    """Flush until the database holds this price of the product, whatever the others are."""
     began = testbed.history.now()
-    while (held := (await table.prices()).get(SHOE)) != cents:
+    while (held := (await table.prices()).get(product_id)) != cents:
         took = testbed.history.now() - began
         if took > (TAKEN_UP + SPARE) * testbed.patience:
             seen = f"another flush stands still, and flushing for {took:.1f} s leaves the price at {held}, not {cents}"
@@ -832,7 +987,8 @@ async def settle_one(testbed: Testbed, flusher: Remote, table: Table, cents: int
 async def test_a_killed_flusher_loses_nothing(testbed: Testbed) -> None:
     """A flusher is killed anywhere: the next one stores what it had taken, nothing twice, the last price last.
 
-    It is killed with -9 at every edge of its requests to Redis and of its calls of the database.
+    It is killed with -9 at every edge of its requests to Redis: so also just before the commit, and just after it. Its
+    clock is two minutes ahead.
 
     Look: when a price leaves the queue, and what makes storing it a second time harmless.
     """
@@ -840,14 +996,14 @@ async def test_a_killed_flusher_loses_nothing(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     shop = await behind(await testbed.process("shop-1"), redis, table)
 
-    async for edge in testbed.edges(way, *table.db.methods.values()):
+    async for edge in testbed.edges(way):
         await redis.truth.flushall()
         await table.empty()
         written = {SHOE: [1, 2], HAT: [101]}
         for product_id, prices in written.items():
             for cents in prices:
                 await shop.set_price(product_id, cents)
-        doomed = await testbed.process(f"doomed-{edge.number}")
+        doomed = await testbed.process(f"doomed-{edge.number}", clock_offset=120.0)
         flusher = await behind(doomed, way, table)
         async with edge.kills(doomed):
             await flusher.flush(100)

@@ -57,7 +57,7 @@ class Shop:
         if way in {"around", "through"}:
             await self.commit(*row)
             await (self.redis.set(copy, cents) if way == "through" else self.redis.delete(copy))
-        elif way == "marked":  # for one writer a product: the exercise compares versions
+        elif way == "marked":  # for one writer a product: the exercise has versions, and an end for each mark
             await self.redis.eval(MARK, 2, copy, marks, cents, 10_000)
             await self.commit(*row)
             await self.redis.eval(UNMARK, 2, copy, marks, cents)

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 from faultline.testbed import (
@@ -849,15 +850,41 @@ async def test_a_silent_network_is_noticed(testbed: Testbed) -> None:
     else:
         raise Broken("nothing was said for 1.3 s, the network was well, and what was in level 1 is not there any more")
 
-    testbed.inject(way, BlackHole())
-    for key in ("hat", "cup"):
-        shop.write(key, "new")
-        await writer.invalidate(key)
-    await shop.becomes(reader, "hat", "the network had fallen silent", budget=2.0)
-    way.proxy.heal()
-    testbed.history.note("network", "carries everything again")
+    for value in ("new", "newer"):  # twice: who stood still for half a second may have noticed by that alone
+        testbed.inject(way, BlackHole())
+        for key in ("hat", "cup"):
+            shop.write(key, value)
+            await writer.invalidate(key)
+        await shop.becomes(reader, "hat", "the network had fallen silent", budget=2.0)
+        way.proxy.heal()
+        testbed.history.note("network", "carries everything again")
+        await shop.level_1(reader, way, "pen")
+        await shop.gives(reader, "cup", "it was invalidated while the network was silent, which is back")
+        await shop.level_1(reader, way, "hat", "cup")
+
+
+async def test_a_silent_subscription_is_noticed(testbed: Testbed) -> None:
+    """Only the connection that an instance hears on falls silent, all others work: that is noticed within 2 s, too.
+
+    Look: which connection a sign of life must come on to say something about this one.
+    """
+    shop = await Shop.opened(testbed)
+    one, other = await testbed.processes(2, "catalog")
+    way = await testbed.proxy(shop.redis)
+    writer, reader = await shop.started(one), await shop.started(other, way)
+    for key in ("hat", "pen"):
+        shop.write(key, "old")
+        await shop.gives(reader, key, "it was not cached")
+        await shop.level_1(reader, way, key)
+
+    testbed.inject(way, BlackHole(), on=subscribes)
+    shop.write("hat", "new")
+    await writer.invalidate("hat")
+    await shop.becomes(reader, "hat", "the connection on which it hears had fallen silent, and no other", budget=2.0)
     await shop.level_1(reader, way, "pen")
-    await shop.gives(reader, "cup", "it was invalidated while the network was silent, which is back")
+    shop.write("pen", "new")
+    await writer.invalidate("pen")
+    await shop.becomes(reader, "pen", "it had a new connection on which it hears")
 
 
 async def unavailable(shop: Shop, of: Remote, how: str) -> None:
@@ -1007,25 +1034,74 @@ async def test_a_server_that_forgets_brings_nothing_back(testbed: Testbed) -> No
         await shop.becomes(loader, key, "it was invalidated after Redis had forgotten everything")
 
 
+async def evict(shop: Shop, position: int) -> str:
+    """Redis forgets the key that comes at this place of the alphabet: its name, or nothing if there are not so many."""
+    names = sorted(await shop.redis.truth.keys())
+    if position >= len(names):
+        return ""
+    await shop.redis.truth.delete(names[position])
+    shop.testbed.history.note(shop.redis.name, f"has evicted {names[position]!r}")
+    return f"{names[position]!r}"
+
+
+async def test_each_key_may_be_evicted(testbed: Testbed) -> None:
+    """Redis may forget each single key at any time, as a full one does: nothing old comes back by that.
+
+    One key is deleted: before the key or its tag is invalidated, after that, or while an old load is still running.
+
+    Look: what an entry says when the index of its tag, or the note of an invalidation, is gone.
+    """
+    shop = await Shop.opened(testbed)
+    one, other = await testbed.processes(2, "catalog")
+    writer, reader = await shop.cache(one), await shop.cache(other)
+    evicted: list[str] = []
+
+    for moment in ("first of all", "after that", "before the load ended"):
+        for forget, position in ((forget, position) for forget in (by_key, by_tag) for position in range(10)):
+            key = f"hat-{position}"
+            await shop.redis.truth.flushall()
+            shop.write(key, "old", f"t:{key}", "clothes")
+            stop = shop.stop(key)
+            get = asyncio.create_task(writer.get(key))
+            await shop.reached(stop, get, "by the get")
+            if moment != "before the load ended":
+                stop.release()
+                await get
+            name = await evict(shop, position) if moment == "first of all" else ""
+            shop.write(key, "new", f"t:{key}", "clothes")
+            await forget(reader, key)
+            name = name if moment == "first of all" else await evict(shop, position)
+            stop.release()
+            await get
+            if name:
+                evicted.append(name)
+                when = f"it was invalidated ({forget.__name__}); {moment} Redis had evicted {name}"
+                await shop.gives(reader, key, when)
+    if not evicted:
+        raise Vacuous("there was never a key in Redis: none could be evicted")
+
+
 # -- bounds ------------------------------------------------------------------------------------------------------
 
 
 async def test_nothing_outlives_its_ttl(testbed: Testbed) -> None:
     """A value is handed out for `ttl` seconds after its load, whichever level it comes from, and no longer.
 
-    Also when the load took its time.
+    Also when the load or the answer of Redis took its time; and as long as one is, its tag reaches it.
 
-    Look: the time to live of what level 1 has taken from Redis.
+    Look: the time to live of what level 1 has taken from Redis, and of what knows the members of a tag.
     """
     for ttl in (1.0, 2.0, 4.0):  # longer ones for a machine that is too slow for short ones
         shop = await Shop.opened(testbed)
         one = await shop.started(await testbed.process("catalog-1", clock_offset=120.0), ttl=ttl)
         other = await shop.started(await testbed.process("catalog-2", clock_offset=-120.0), ttl=ttl)
-        shop.write("slow", "slow-1")
+        way = await testbed.proxy(shop.redis)
+        far = await shop.started(await testbed.process("catalog-3"), way, ttl=ttl)
+        shop.write("slow", "slow-1", "clothes")
         stop = shop.stop("slow")
         slow = asyncio.create_task(one.get("slow"))
         await shop.reached(stop, slow, "by the get")
-        shop.write("hat", "hat-1")
+        shop.write("hat", "hat-1", "clothes")
         began = testbed.history.now()
         await shop.gives(one, "hat", "it was not cached")
         loaded = testbed.history.now()
@@ -1044,12 +1120,86 @@ async def test_nothing_outlives_its_ttl(testbed: Testbed) -> None:
             "another instance loaded one of them again"
         )
 
-        shop.write("hat", "hat-2")
+        held = way.proxy.hold_reply(request)
+        asked = asyncio.create_task(far.get("hat"))
+        await held.reached(timeout=20)
+        await at(testbed, testbed.history.now() + 0.3 * ttl)
+        held.release()
+        await asked
+
+        shop.write("hat", "hat-2", "clothes")
         await at(testbed, loaded + ttl + 0.05)
+        await shop.gives(far, "hat", f"its ttl of {ttl:g} s is over; the answer of Redis had taken {0.3 * ttl:g} s")
         await shop.gives(other, "hat", f"its ttl of {ttl:g} s is over; this instance had it from Redis")
         await shop.gives(one, "hat", f"its ttl of {ttl:g} s is over")
+
+        # Both had the tag. It was first given to the one that has expired, and the other is not as old.
+        deaf, loads = await shop.cache(far.process, ttl=ttl), shop.loads["slow"]
+        await shop.gives(deaf, "slow", "it is not as old as the tag's first member, which had expired")
+        if testbed.history.now() > released + 0.9 * ttl:
+            continue
+        assert shop.loads["slow"] == loads, (
+            f"{released - began:.1f} s after one value another with the same tag was loaded, for {ttl:g} s; when the "
+            "first had expired, the second was loaded again"
+        )
+        old = "the tag's first member had expired; this younger one was invalidated by the tag"
+        shop.write("slow", "slow-2", "clothes")
+        await one.invalidate_tag("clothes")
+        if testbed.history.now() > released + 0.9 * ttl:
+            continue
+        await shop.gives(one, "slow", old)
+        await shop.becomes(other, "slow", old, budget=SPREAD)
         return
     raise TestbedError("this machine is too slow for a few gets within 1 s; close what you can and check again")
+
+
+async def lives(redis: RedisServer) -> dict[bytes | str, float]:
+    """For how many seconds each key that expires has still to live."""
+    left = {key: await redis.truth.pttl(key) / 1000 for key in await redis.truth.keys()}
+    return {key: seconds for key, seconds in left.items() if seconds > 0}
+
+
+async def age(shop: Shop, seconds: float) -> None:
+    """All that expires is so much older at once."""
+    for key, left in (await lives(shop.redis)).items():
+        if left > seconds:
+            await shop.redis.truth.pexpire(key, round((left - seconds) * 1000))
+        else:
+            await shop.redis.truth.delete(key)
+    shop.testbed.history.note(shop.redis.name, f"whatever expires does so {seconds:.1f} s sooner")
+
+
+async def test_a_load_after_another_is_kept(testbed: Testbed) -> None:
+    """A load that begins while another instance has been loading for long is kept, however old the other's trace is.
+
+    All traces of the first load in Redis are made so old that one of them has a second to live; the next load takes
+    longer than that.
+
+    Look: when the right to store ends, and whether that of a second load begins anew.
+    """
+    shop = await Shop.opened(testbed)
+    early, late, reader = [await shop.cache(process) for process in await testbed.processes(3, "catalog")]
+
+    for position in range(5):
+        key = f"hat-{position}"
+        await shop.redis.truth.flushall()
+        shop.write(key, key, f"t:{key}")
+        stops = shop.stop(key), shop.stop(key)
+        first = asyncio.create_task(early.get(key))
+        await shop.reached(stops[0], first, "by the first get")
+        ends = sorted({round(left) for left in (await lives(shop.redis)).values()})
+        if position < len(ends):
+            await age(shop, ends[position] - 1.0)
+            second = asyncio.create_task(late.get(key))
+            await shop.reached(stops[1], second, "by another instance")
+            await at(testbed, testbed.history.now() + 1.6)
+            stops[1].release()
+            await second
+            await shop.remembers(reader, key, "a load that began after another one, and took 1.6 s, has just ended")
+        stops[0].release()
+        await first
+        if position >= len(ends):
+            break
 
 
 async def test_level_1_is_bounded(testbed: Testbed) -> None:
@@ -1129,26 +1279,28 @@ async def largest(redis: RedisServer) -> int:
     return max([await redis.truth.memory_usage(key, samples=0) or 0 for key in await redis.truth.keys()], default=0)
 
 
-async def fill(shop: Shop, of: Remote, name: str) -> int:
-    """Load 40 entries of a tag that is in use all the time; the bytes of the largest key afterwards."""
+async def fill(shop: Shop, of: Remote, name: str) -> None:
+    """Load 40 entries of a tag that is in use all the time."""
     keys = [f"a name of some length that goes away {name} {each}" for each in range(40)]
     for key in keys:
         shop.rows[key] = "", ["in use all the time"]
     for start in range(0, 40, 10):
         await asyncio.gather(*(of.get(key) for key in keys[start : start + 10]))
-    return await largest(shop.redis)
 
 
-async def use(shop: Shop, of: Remote, ttl: float) -> float:
-    """Load something with the same tag now and then, for two ttls; the longest time between two loads."""
-    gaps: list[float] = []
+async def use(shop: Shop, of: Remote, ttl: float) -> None:
+    """Load something with the same tag now and then, for two ttls."""
     end = shop.testbed.history.now() + 2.1 * ttl
     while (before := shop.testbed.history.now()) < end:
         await at(shop.testbed, before + 0.3 * ttl)
         shop.rows[f"{ttl} {before}"] = "", ["in use all the time"]
         await of.get(f"{ttl} {before}")
-        gaps.append(shop.testbed.history.now() - before)
-    return max(gaps)
+
+
+def longest_gap(testbed: Testbed, since: float) -> float:
+    """The longest time in which no get has ended: in a longer one an index that nobody cleans expires as a whole."""
+    ends = sorted(get.end for get in testbed.history.operations("get") if get.end and get.start >= since)
+    return max(later - earlier for earlier, later in pairwise(ends))
 
 
 async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
@@ -1159,16 +1311,19 @@ async def test_what_is_gone_leaves_nothing_in_redis(testbed: Testbed) -> None:
     shop = await Shop.opened(testbed)
     process = await testbed.process("catalog-1", clock_offset=120.0)
     lasting = await shop.cache(process, ttl=10.0)
-    full = await fill(shop, lasting, "last")
+    await fill(shop, lasting, "last")
+    full = await largest(shop.redis)
     for ttl in (0.25, 0.75, 2.0):  # longer ones for a machine that is too slow for short ones
         brief = await shop.cache(process, ttl=ttl)
         await shop.redis.truth.flushall()
+        began = testbed.history.now()
         await fill(shop, brief, f"{ttl} 1")
-        gaps = [await use(shop, brief, ttl)]
+        await use(shop, brief, ttl)
         await fill(shop, brief, f"{ttl} 2")
-        gaps.append(await use(shop, brief, ttl))
-        left = await fill(shop, brief, f"{ttl} 3")
-        if max(gaps) < 0.8 * ttl:  # longer, and an index that nobody cleans may have expired as a whole
+        await use(shop, brief, ttl)
+        await fill(shop, brief, f"{ttl} 3")
+        left = await largest(shop.redis)
+        if longest_gap(testbed, began) < 0.8 * ttl:
             break
     else:
         raise TestbedError("this machine is too slow to load something every 1.6 s; close what you can and check again")

@@ -1,7 +1,7 @@
 """The grader of redis/05: what a distributed lock promises, under the faults that break the promise."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from faultline.testbed import (
     BlackHole,
@@ -15,8 +15,10 @@ from faultline.testbed import (
     ProxiedRedis,
     Raised,
     RedisServer,
+    Refuse,
     Remote,
     Testbed,
+    TestbedError,
     Vacuous,
     mutual_exclusion,
     strictly_increasing,
@@ -201,18 +203,40 @@ async def test_each_lease_stands_for_itself(testbed: Testbed) -> None:
     """
     redis = await testbed.redis()
     till, other = await testbed.processes(2, "till")
-    shared, other_lock = await lock(till, redis, ttl=0.3), await lock(other, redis, ttl=30.0)
+    other_lock = await lock(other, redis, ttl=30.0)
+    for ttl in (0.3, 1.0, 3.0):  # longer ones for a machine that is too slow for short ones
+        shared = await lock(till, redis, ttl=ttl)
+        first, second = [await turn(testbed, shared, within=ttl + 3.0) for _ in range(2)]
+        assert await first.release() is False, "a late release took the next lease of its own process for its own"
+        when = "the second lease holds the lock, and the first was released late"
+        if stolen := await taken(other_lock, second, when):
+            await stolen.release()
+            continue
 
-    first = await turn(testbed, shared)
-    second = await turn(testbed, shared)
-    assert await first.release() is False, "a late release took the next lease of its own process for its own"
-    if await second.fetch("valid_for") > 0.15:  # otherwise this machine was too slow to say
-        await refused(testbed, other_lock, "the second lease holds the lock, and the first was released late")
+        third = await turn(testbed, shared, within=ttl + 3.0)
+        await lost(testbed, second, "while the next lease holds the lock")
+        ends = testbed.history.now() + await third.fetch("valid_for")
+        kept = await third.release()
+        if testbed.history.now() < ends:
+            assert kept is True, "the third lease was lost when the second was extended late"
+            return
+    raise TestbedError("this machine is too slow for three calls within 3 s; close what you can and check again")
 
-    third = await turn(testbed, shared)
-    await lost(testbed, second, "while the next lease holds the lock")
-    if await third.fetch("valid_for") > 0.15:
-        assert await third.release() is True, "the third lease was lost when the second was extended late"
+
+async def taken(other: Remote, held: Remote, when: str) -> Remote | None:
+    """The lease that `other` gets because `held` has run out meanwhile; None: refused, as long as it is held."""
+    try:
+        lease = await acquire(other, timeout=0)
+    except Raised as error:
+        if "LockUnavailable" not in error.bases:
+            raise
+        return None
+    if (left := await held.fetch("valid_for")) > 0:
+        raise Broken(
+            f"{when}: {other.process.name} was granted the lock; the second lease is valid for {left:.3f} s more",
+            (lease.operation,),
+        )
+    return lease
 
 
 async def test_tokens_grow(testbed: Testbed) -> None:
@@ -426,6 +450,63 @@ async def outcome(operation: Awaitable[Remote]) -> Remote | Exception:
         return error
 
 
+WAITS = {b"BLPOP", b"BRPOP", b"BLMPOP", b"BLMOVE", b"BRPOPLPUSH", b"BZPOPMIN", b"BZPOPMAX", b"BZMPOP", b"XREAD"}
+WAITS |= {b"XREADGROUP", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
+
+
+def waits(args: list[bytes]) -> bool:
+    """A request whose answer comes when somebody else has done something."""
+    return args[0].upper() in WAITS
+
+
+async def test_a_stopped_waiter_keeps_nobody(testbed: Testbed) -> None:
+    """A waiter that is told of the release and stands still delays no other: that one has the lock within 0.25 s.
+
+    It is stopped (SIGSTOP) while the server has its request to wait, and not yet that of the other.
+
+    Look: who is told of a release, and what the others do when that one makes nothing of it.
+    """
+    redis = await testbed.redis()
+    holder, first, second = await testbed.processes(3, "till")
+    near, far = await testbed.proxy(redis), await testbed.proxy(redis)
+    held, stopped, waiting = [
+        await lock(till, server, ttl=30.0) for till, server in ((holder, redis), (first, near), (second, far))
+    ]
+    for contender in (stopped, waiting):
+        await (await turn(testbed, contender)).release()
+    lease = await turn(testbed, held)
+
+    turns: list[asyncio.Task[Remote | Exception]] = []
+    for contender, way in ((waiting, far), (stopped, near)):
+        before = way.requests
+        turns.append(asyncio.create_task(outcome(acquire(contender, timeout=5.0))))
+        await testbed.until(
+            lambda way=way, before=before: asyncio.sleep(0, way.requests > before), "the waiter asked for the lock"
+        )
+    hold = far.proxy.hold(waits)
+    await by(testbed, lambda: hold.arrived > 0)
+    before = len(near.proxy.commands)
+    await by(testbed, lambda: any(waits(command.args) for command in near.proxy.commands[before:]))
+    async with testbed.paused(first):
+        await lease.release()
+        hold.release()
+        with testbed.within(0.25, "the other waiter had the released lock"):
+            got = await turns[0]
+        if isinstance(got, Exception):
+            raise got
+        await got.release()
+    late = await turns[1]
+    if isinstance(late, Exception):
+        raise late
+    await late.release()
+
+
+async def by(testbed: Testbed, event: Callable[[], bool]) -> None:
+    """Return at the event, or 0.3 s later: who only asks now and then, or listens all the time, has none."""
+    soon = testbed.history.now() + 0.3
+    await testbed.until(lambda: asyncio.sleep(0, event() or testbed.history.now() > soon), "0.3 s had gone by")
+
+
 async def test_time_spent_acquiring_is_not_validity(testbed: Testbed) -> None:
     """What it took to acquire or extend is gone from the lease, and a lease with nothing left is never handed out.
 
@@ -543,6 +624,56 @@ async def test_one_server_of_three_may_fail(testbed: Testbed) -> None:
     assert await lease.release() is True, "one server is silent, and release said that the lock was not its own"
 
 
+async def test_a_lost_yes_of_three_leaves_nothing(testbed: Testbed) -> None:
+    """Of three servers one says yes, and its answer gets lost: when `acquire` has given up, that one is free, too.
+
+    Once the two others refuse, since another till holds the lock there; once the second grants and the third is dead.
+
+    Look: from which servers a failed try takes back what it has set.
+    """
+    servers = await testbed.redises(3)
+    mine, other = await testbed.processes(2, "till")
+    way = await testbed.proxy(servers[0])
+    dead = [await testbed.proxy(server) for server in servers]
+    for each in dead:
+        testbed.inject(each, Refuse())
+    elsewhere = await lock(other, dead[0], servers[1], servers[2], ttl=30.0)
+    prover = await lock(other, servers[0], dead[1], servers[2], ttl=30.0)
+
+    for third, others in ((servers[2], "the two others refused"), (dead[2], "the second granted, the third was dead")):
+        my_lock = await lock(mine, way, servers[1], third, ttl=30.0, hasty=True)
+        await (await turn(testbed, my_lock)).release()
+        before = way.requests
+        lease = await turn(testbed, my_lock, within=0.0)
+        requests = way.requests - before
+        await lease.release()
+        held = await turn(testbed, elsewhere) if third is servers[2] else None
+        await lose_an_answer(testbed, way, my_lock, requests)
+        if held:
+            await held.release()
+        try:
+            lease = await acquire(prover, timeout=3.0)
+        except Exception as error:
+            raise Broken(
+                f"nobody holds the lock; a try whose yes of the first server got lost, while {others}, has given up; "
+                f"acquiring the lock with that server: {error}"
+            ) from error
+        await lease.release()
+
+
+async def lose_an_answer(testbed: Testbed, way: ProxiedRedis, my_lock: Remote, requests: int) -> None:
+    """One try, of which the answer to the last of its (at most so many) requests on that way does not arrive."""
+    for position in range(requests, 0, -1):
+        answer = way.proxy.hold_reply(lambda _: True, skip=position - 1)
+        with testbed.raises("LockUnavailable"):
+            await my_lock.acquire(timeout=0)
+        if answer.arrived:
+            testbed.history.note("network", f"the answer of the first server to request {position} was held back")
+            return
+        answer.release()
+    raise Vacuous("a try sent no request to the first server whose answer could be held back")
+
+
 async def test_too_few_servers_leave_nothing(testbed: Testbed) -> None:
     """With two of three servers dead the lock is refused in time, and the third keeps no trace of the try.
 
@@ -588,6 +719,60 @@ async def test_more_than_half_of_five(testbed: Testbed) -> None:
     with testbed.raises("LockUnavailable"):
         gone = await acquire(my_lock, timeout=0.3)
         raise Broken("three of five servers are dead, yet the lock was granted", (gone.operation,))
+
+
+async def test_slow_servers_are_asked_at_once(testbed: Testbed) -> None:
+    """Seven servers that take 0.11 s for an answer cost what one does, and a timeout of 0 suffices for all of them.
+
+    Every call ends within 0.5 s, also when four of the seven do not answer at all.
+
+    Look: when the second server is asked, and which limit bounds the wait for an answer.
+    """
+    servers = await testbed.redises(7)
+    till = await testbed.process("till-1")
+    ways = [await testbed.proxy(server) for server in servers]
+    my_lock = await lock(till, *ways, ttl=30.0)
+    warm = await turn(testbed, my_lock)
+    await warm.extend()
+    await warm.release()
+
+    for way in ways:
+        testbed.inject(way, Latency(0.055), Direction.BOTH)
+    for last in (False, False, False, True):  # once more only where the machine was late, and not the servers
+        try:
+            await slow_sale(testbed, my_lock)
+            break
+        except Raised as error:
+            if last and {"LockUnavailable", "LockLost"} & {*error.bases}:
+                seen = f"seven servers took 0.11 s each to answer, and each time your code raised {error}"
+                raise BudgetMissed(seen, promise="servers 0.11 s away", took=0.11) from error
+            if not {"LockUnavailable", "LockLost"} & {*error.bases}:
+                raise
+
+    for way in ways:
+        way.proxy.heal()
+    lease = await turn(testbed, my_lock)
+    await asyncio.gather(*(server.pause() for server in servers[:4]))
+    with testbed.within(0.6, "extending had failed, with four of seven servers silent"), testbed.raises("LockLost"):
+        await lease.extend()
+    with testbed.within(0.6, "releasing had ended, with four of seven servers silent"):
+        assert await lease.release() is False, (
+            "four of seven servers were silent, and release said the lock was its own"
+        )
+    with testbed.within(0.6, "one try had ended, with four of seven servers silent"), testbed.raises("LockUnavailable"):
+        await my_lock.acquire(timeout=0)
+
+
+async def slow_sale(testbed: Testbed, my_lock: Remote) -> None:
+    """Acquire, extend and release, each in time; what fails leaves the lock free."""
+    with testbed.within(0.5, "the lock of seven servers, each 0.11 s away, was acquired"):
+        lease = await acquire(my_lock, timeout=0)
+    try:
+        with testbed.within(0.5, "a lease of seven servers, each 0.11 s away, was extended"):
+            await lease.extend()
+    finally:
+        with testbed.within(0.5, "a lease of seven servers, each 0.11 s away, was released"):
+            await lease.release()
 
 
 async def test_one_majority_at_a_time(testbed: Testbed) -> None:

@@ -626,6 +626,7 @@ async def test_rotating_is_one_step(testbed: Testbed) -> None:
     """While a session is rotated it is there once, under one id; no update is lost, and one of two rotations wins.
 
     Each request of a rotation is held back in turn until something else has been done; then the other way round.
+    The list shows it all the time.
 
     Look: how many steps the server sees, and which of them look whether the old id is still the session's.
     """
@@ -636,6 +637,7 @@ async def test_rotating_is_one_step(testbed: Testbed) -> None:
     warm = await slow.create(ANN)
     await update(slow, warm.id, {"warm": "1"})
     await loaded(slow, (await slow.rotate(warm.id)).id)
+    await listed(slow)
 
     async def fresh() -> Remote:
         await quick.revoke_all(ANN)
@@ -658,8 +660,8 @@ async def test_rotating_is_one_step(testbed: Testbed) -> None:
             f"{seen.fields}; promised is {expected}"
         )
 
-    async def look(session: Remote) -> None:
-        handles = await listed(quick)
+    async def look(session: Remote, sessions: Remote = quick) -> None:
+        handles = await listed(sessions)
         assert set(handles) == {session.handle}, f"while it is being rotated, list shows {len(handles)} sessions"
 
     size = {"size": "42"}
@@ -669,6 +671,7 @@ async def test_rotating_is_one_step(testbed: Testbed) -> None:
         ("rotate", lambda one: slow.rotate(one.id), lambda one: quick.rotate(one.id)),
         ("update", lambda one: update(slow, one.id, size), lambda one: quick.rotate(one.id)),
         ("load", lambda one: loading(slow, one), lambda one: quick.rotate(one.id)),
+        ("list", lambda one: look(one, slow), lambda one: quick.rotate(one.id)),
     ):
         await at_each_request(testbed, way, what, fresh=fresh, call=call, meanwhile=meanwhile, judge=judge)
 
@@ -833,7 +836,7 @@ async def test_tidying_loses_nobody(testbed: Testbed) -> None:
 
 
 async def test_idle_sessions_end(testbed: Testbed) -> None:
-    """A session ends when it was idle for too long: load, update and rotate are uses.
+    """A session ends when it was idle for too long: load, update and rotate are uses, also an update without fields.
 
     Looking at the list is none, and neither is trying an id that is not quite right.
 
@@ -844,11 +847,12 @@ async def test_idle_sessions_end(testbed: Testbed) -> None:
     for round_, idle in enumerate((0.5, 1.3, 2.6)):  # longer ones for a machine that is too slow for short ones
         user = f"ann-{round_}"
         sessions = await store(shop, redis, idle=idle)
-        left, used, changed, turned = [await sessions.create(user) for _ in range(4)]
+        left, used, changed, touched, turned = [await sessions.create(user) for _ in range(5)]
         await wait_until(testbed, answered(turned) + 0.55 * idle, "0.55 of the idle time had gone by")
 
         began = testbed.history.now()
         found, told = await loaded(sessions, used.id), await update(sessions, changed.id, {"theme": "dark"})
+        told_bare = await update(sessions, touched.id, {})
         rotated = await sessions.rotate(turned.id)
         shown = (await listed(sessions, user)).get(left.handle)
         for wrong in (left.handle, f"{left.id[:-1]}{'A' if left.id[-1] != 'A' else 'B'}", f"{left.id}x"):
@@ -858,8 +862,9 @@ async def test_idle_sessions_end(testbed: Testbed) -> None:
         if testbed.history.now() > asked(left) + idle - EXACT:
             continue
         early = f"a session that may be idle for {idle:g} s has ended before that"
-        assert None not in (found, rotated), early
-        assert told is True, early
+        assert found is not None, early
+        assert rotated is not None, early
+        assert (told, told_bare) == (True, True), early
         assert shown is not None, f"{early}, and list does not show it"
         most, least = idle - (asked(shown) - answered(left)), idle - (answered(shown) - asked(left))
         assert least - EXACT <= shown.ends_in <= most + EXACT, (
@@ -868,15 +873,17 @@ async def test_idle_sessions_end(testbed: Testbed) -> None:
         await wait_until(testbed, answered(left) + idle + EXACT, "the session had been idle for its time")
 
         await gone(sessions, left.id, f"it was idle for {idle:g} s, and meanwhile listed, and tried by wrong ids")
-        ids = (used.id, changed.id, rotated.id)
+        ids = (used.id, changed.id, touched.id, rotated.id)
         alive = [await loaded(sessions, one) for one in ids]
         ago = testbed.history.now() - began
         if ago > idle - EXACT:
             continue
-        for what, one in zip(("loaded", "updated", "rotated"), alive, strict=True):
+        for what, one in zip(("loaded", "updated", "updated without fields", "rotated"), alive, strict=True):
             assert one is not None, (
                 f"a session that may be idle for {idle:g} s was {what} {ago:.3f} s ago and has ended"
             )
+        for one, of, what in ((found, used, "loaded"), (rotated, turned, "rotated")):
+            as_promised(one, user_id=user, handle=of.handle, fields={}, ends_in=idle, what=f"{what}, the session")
         await wait_until(testbed, testbed.history.now() + idle + EXACT, "all sessions had been idle for their time")
         for one in ids:
             await gone(sessions, one, f"the session was idle for {idle:g} s after its last use")

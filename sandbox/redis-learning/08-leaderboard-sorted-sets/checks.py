@@ -25,7 +25,8 @@ Row = tuple[int, str, int]  # rank, sku, score
 Window = tuple[float, float]
 
 HOUR: Window = (3600.0, 60.0)
-GROWING: tuple[Window, ...] = ((0.8, 0.2), (1.6, 0.4), (3.2, 0.8))  # longer ones for a machine that is too slow
+# Longer ones for a machine that is too slow. Three buckets each, but not as floats: 0.6 / 0.2 is 2.9999999999999996.
+GROWING: tuple[Window, ...] = ((0.6, 0.2), (1.2, 0.4), (2.4, 0.8))
 TOO_SLOW = "this machine is too slow to look at a window of 3 s; close what you can and check again"
 
 
@@ -383,6 +384,39 @@ async def test_a_record_is_all_or_nothing(testbed: Testbed) -> None:
             assert found == [(sku, 1)], f"recorded anew with 1, there is {found}; {edge}"
 
 
+async def test_no_answer_is_no_second_record(testbed: Testbed) -> None:
+    """A record whose answer does not come in the client's time has counted once, or not at all, and never twice.
+
+    Look: what your code does with an error of the client, and what the server has done by then.
+    """
+    redis = await testbed.redis()
+    way = await testbed.proxy(redis)
+    shop, home = await testbed.processes(2, "shop")
+    hurried, direct = await trending(shop, way, socket_timeout=0.25), await trending(home, redis)
+    await hurried.record("hat")
+    sent = way.requests
+    await hurried.record("hat")
+    requests = way.requests - sent
+    if not requests:
+        raise Vacuous("a record sent no request through the proxy: no answer could be held back")
+
+    for position in range(1, requests + 1):
+        sku = f"cap-{position}"
+        hold = way.proxy.hold_reply(lambda _: True, skip=position - 1)
+        recording = asyncio.create_task(hurried.record(sku, 3))
+        await hold.reached(5.0)
+        await asyncio.wait([recording])
+        hold.release()
+        error = recording.exception()
+        if error is not None and not (isinstance(error, Raised) and "TimeoutError" in error.bases):
+            raise error
+        found = [row[1:] for row in rows(await direct.around(sku, 0))]
+        assert found in ([], [(sku, 3)]), (
+            f"one record of 3 was made, and the answer to its request {position} was lost: there is {found}"
+        )
+        assert found or error, "a record was made without an error, and has not counted"
+
+
 # -- the window --------------------------------------------------------------------------------------------------
 
 
@@ -409,7 +443,7 @@ async def looked_in_time(testbed: Testbed, redis: RedisServer, one: Remote, two:
     )
     number = await bucket_number(redis, bucket)
     began = testbed.history.now()
-    await record(testbed, one, ("hat", 3), ("shoe", 1), ("cap", 2), ("sock", 1), ("scarf", 1))
+    old = await record(testbed, one, ("hat", 3), ("shoe", 1), ("cap", 2), ("sock", 1), ("scarf", 1))
     in_one = await bucket_number(redis, bucket) == number
     await testbed.until(lambda: later_bucket(redis, bucket, number + 1), "the next bucket had begun")
     alone = await record(testbed, two, ("glove", 1))
@@ -417,7 +451,7 @@ async def looked_in_time(testbed: Testbed, redis: RedisServer, one: Remote, two:
     again = testbed.history.now()
     new = await record(testbed, two, ("sock", 1), ("belt", 1), ("cap", 1), ("apron", 1), ("hat", 1), ("shoe", 5))
 
-    await wait_for(testbed, began + 0.9 * length, "most of a window had gone by")
+    await wait_for(testbed, began + 0.85 * length, "most of a window had gone by")
     first = rows(await one.top(9))
     if not in_one or ended(last(testbed, "top")) >= began + length:
         return False
@@ -425,7 +459,14 @@ async def looked_in_time(testbed: Testbed, redis: RedisServer, one: Remote, two:
     expected = ranked(("shoe", 6), ("hat", 4), ("cap", 3), ("sock", 2), *ones)
     assert first == expected, f"nothing has left a window of {length:g} s, and the ranking is {first}, not {expected}"
 
-    await wait_for(testbed, ended(alone) + length + bucket + 0.01, "the first records had left")
+    # Each of top, rank and around is once the first call after records have left.
+    await wait_for(testbed, ended(old) + length + bucket + 0.01, "the first records had left")
+    best = rows(await two.around("shoe", 0))
+    assert best == [(1, "shoe", 5)], (
+        f"of a window of {length:g} s and buckets of {bucket:g} s the records that are older than both together have "
+        f"left, 1 of the shoe's 6; and around('shoe', 0) is {best}"
+    )
+    await wait_for(testbed, ended(alone) + length + bucket + 0.01, "one more had left")
     second, rank, neighbours = rows(await two.top(9)), await one.rank("hat"), rows(await two.around("cap", 1))
     if ended(last(testbed, "around")) >= again + length:
         return False
@@ -489,7 +530,7 @@ async def test_clocks_do_not_matter(testbed: Testbed) -> None:
 
 
 async def test_rank_is_a_lookup(testbed: Testbed) -> None:
-    """Of 450 products, `top(10)` brings 10 rows, and keeps the server no longer than of 12; so `rank` and `around`.
+    """Of 800 products, `top(10)` brings 10 rows, and keeps the server no longer than of 10; so `rank` and `around`.
 
     Bytes are counted by the proxy, the time is the server's own account of its commands.
 
@@ -501,13 +542,12 @@ async def test_rank_is_a_lookup(testbed: Testbed) -> None:
     way = await testbed.proxy(redis)
     shops = [await trending(shop, redis) for shop in await testbed.processes(2, "shop")]
     home = await trending(await testbed.process("home-1"), way)
-    skus = [f"product-of-the-shop-{number:04}" for number in range(450)]
+    skus = [f"product-of-the-shop-{number:04}" for number in range(800)]
     questions = {"top": 10, "rank": 0, "around": 11}  # and how many rows may come
 
-    await record_many(shops, skus[:12])
+    await record_many(shops, skus[:10])
     few = {question: await busy(redis, home, question, skus[6]) for question in questions}
-    await record_many(shops, skus[12:])
-    many = {question: await busy(redis, home, question, skus[6]) for question in questions}
+    await record_many(shops, skus[10:])
 
     for question, most in questions.items():
         before = way.proxy.counts
@@ -516,13 +556,17 @@ async def test_rank_is_a_lookup(testbed: Testbed) -> None:
         if not got:
             raise Vacuous(f"{question} went past the proxy: nothing could be counted")
         rank = answer[len(answer) // 2].rank if isinstance(answer, list) else answer
-        assert isinstance(rank, int), f"of 450 products {question} says {answer}"
+        assert isinstance(rank, int), f"of 800 products {question} says {answer}"
         assert got <= 300 + 300 * most, (
-            f"of 450 products, {question} brought {got:,} bytes from the server; promised are {most} rows at most"
+            f"of 800 products, {question} brought {got:,} bytes from the server; promised are {most} rows at most"
         )
-        assert many[question] <= 3 * few[question] + 20, (
-            f"{question} keeps the server busy for {few[question]} us with 12 products, and for {many[question]} us "
-            "with 450: it looks at all of them"
+        enough, many = 3 * few[question] + 30, await busy(redis, home, question, skus[6])
+        for _ in range(2):  # a busy machine makes a command slow now and then, and not a look at 800 rows fast
+            if many > enough:
+                many = await busy(redis, home, question, skus[6])
+        assert many <= enough, (
+            f"{question} keeps the server busy for {few[question]} us with 10 products, and for {many} us "
+            "with 800: it looks at all of them"
         )
 
 
@@ -643,7 +687,7 @@ async def test_forgets_what_has_left(testbed: Testbed) -> None:
 async def test_changes_tell_every_record(testbed: Testbed) -> None:
     """Whoever has entered hears of every record, once, with the whole score; also when he reads late.
 
-    160 records from 4 processes are made between entering and the first read; two listen in one process.
+    160 records from 4 processes are made between entering and the first read, later 1,101; two listen in one process.
 
     Look: `changes` in the starter; what is subscribed, and when.
     """
@@ -672,6 +716,13 @@ async def test_changes_tell_every_record(testbed: Testbed) -> None:
     await record(testbed, shops[2], ("sock", 4))
     change = await following(testbed, changes, "one of two listeners had left, then the sock was recorded")
     assert change == ("sock", 4), f"one of two listeners had left; after a record of sock, 4 the other heard {change}"
+
+    await record(testbed, shops[3], ("first of many", 1))
+    await record_many(shops, ["sock"] * 1100)
+    change = await following(testbed, changes, "1,101 records were made while nobody read")
+    assert change == ("first of many", 1), (
+        f"1,101 records were made while nobody read; the first that came was {change}"
+    )
     await left(block)
 
 
@@ -704,6 +755,8 @@ async def test_nothing_is_missed_after_entering(testbed: Testbed) -> None:
         await hold.reached(5.0)
         for _ in range(30):  # an `async with` that does not wait has long been entered after so many answers
             await pulse.rank("hat")
+        if position == 1:  # nor has anybody a second's patience and goes on then
+            await wait_for(testbed, last(testbed, "rank").start + 1.1, "a second had gone by")
         early = entering.done()
         if early:
             await writer.record(sku)

@@ -5,6 +5,8 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, cast
@@ -30,12 +32,16 @@ VERBS: dict[str, str] = {
     "status": "what runs now",
     "logs": "the log of a component",
     "down": "stop the lab",
+    "shop": "up, status, seed, buy, down: the shop that everything here is about",
+    "chaos": "check, sweep: whether the shop keeps its word, also when it is killed at every edge",
+    "integrate": "your solution in the shop, in the place of ours, and the proof that the shop stands it",
     "doctor": "what this machine can and cannot run, and why",
     "clean": "what was fetched and built, with sizes; removes what you name",
     "verify": "for authors: the proof of a module's grader",
     "bench": "for authors: our patterns beside popular libraries",
     "test": "for authors: all that CI runs",
 }
+STOPPED = "\nlab {name}: stopped by {by}, nothing is left running"
 
 
 class Verb(Protocol):
@@ -68,10 +74,9 @@ def main(arguments: list[str]) -> int:
     try:
         code = _run(name, rest)
         sys.stdout.flush()
-    except _Ended as ending:
-        return _end(2, f"\nlab {name}: stopped by {ending}, nothing is left running")
-    except KeyboardInterrupt:
-        return _end(2, f"\nlab {name}: stopped by Ctrl-C, nothing is left running")
+    except KeyboardInterrupt as ending:
+        _hush()
+        return _end(2, STOPPED.format(name=name, by=ending if isinstance(ending, _Ended) else "Ctrl-C"))
     except BrokenPipeError:  # `lab roadmap | head`
         return _end(0)
     except Exception as error:
@@ -83,13 +88,35 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    verb = cast(Verb, importlib.import_module(f"faultline.cli.{name}"))
+    with _ended_at_once(name):
+        verb = cast(Verb, importlib.import_module(f"faultline.cli.{name}"))
     parser = argparse.ArgumentParser(prog=f"./lab {name}", description=VERBS[name])
     verb.configure(parser)
     chosen = parser.parse_args(arguments)
     root = Path(os.environ.get("LAB_ROOT", Path.cwd()))
     end_leftovers(root)
     return verb.run(chosen, root)
+
+
+@contextmanager
+def _ended_at_once(name: str) -> Iterator[None]:
+    """Ctrl-C ends the process during the block, in which nothing is begun yet.
+
+    As an exception it could come up while a library written in C is loading, which would tell it as its own error.
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        os._exit(_end(2, STOPPED.format(name=name, by="Ctrl-C")))
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # somebody wants it otherwise
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Ended(KeyboardInterrupt):
@@ -105,6 +132,14 @@ def _hear_endings() -> None:
 
 def _asked(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Ended(signal.Signals(number).name)
+
+
+def _hush() -> None:
+    """Let asyncio say nothing of tasks whose clean-up a second Ctrl-C has cut short: our last word tells of it."""
+    if "asyncio" in sys.modules:
+        import logging  # late: every verb would wait for it
+
+        logging.getLogger("asyncio").disabled = True
 
 
 def _end(code: int, story: str = "") -> int:
@@ -131,4 +166,6 @@ def _judged(error: Exception) -> tuple[int, str | None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a second Ctrl-C must not give it another end
+    sys.exit(code)

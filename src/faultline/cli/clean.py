@@ -12,6 +12,8 @@ from rich.filesize import decimal
 from faultline.cli.errors import UsageError
 from faultline.components.clone import Clone
 from faultline.components.records import owner
+from faultline.components.room import memory_of
+from faultline.engine import run_folders
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, root: Path) -> int:
     """List, or remove what is named; never the workspace, never progress."""
     clone = Clone(root, os.environ)
-    for doomed in [*clone.state.glob(_DOOMED), *clone.components.glob(_DOOMED)]:
+    for doomed in [*clone.state.glob(_DOOMED), *clone.components.glob(_DOOMED), _doomed(memory_of(root))]:
         shutil.rmtree(doomed, ignore_errors=True)  # an earlier `clean` was killed half way
     things = _things(clone)
     if not args.names:
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
         return 0
     if unknown := [name for name in args.names if name not in things]:
         raise UsageError(f"nothing called {', '.join(unknown)}; there is: {', '.join(things) or 'nothing'}")
-    for folder in [clone.run, *clone.runs.glob("*")]:
+    for folder in [clone.run, clone.shop, clone.chaos, clone.integrate, *run_folders.present(root)]:
         if pid := owner(folder):
             raise UsageError(f"process {pid} uses {folder}; stop it first (the lab: ./lab down). Nothing was removed")
     for name in args.names:
@@ -55,7 +57,11 @@ def _things(clone: Clone) -> dict[str, tuple[str, list[Path]]]:
     for name, what, folder in (
         ("cache", "templates; made again when needed", clone.cache),
         ("run", "the lab's servers: their data and logs", clone.run),
+        ("shop", "the shop's servers: their data and logs", clone.shop),
+        ("chaos", "the shop that is killed at every edge, and what was found", clone.chaos),
+        ("integrate", "the shop with your solution in it", clone.integrate),
         ("runs", "what grading runs left", clone.runs),
+        ("memory", "the same of proofs and tests, in memory", memory_of(clone.root)),
     ):
         if folder.is_dir() and any(folder.iterdir()):
             found[name] = (what, [folder])
@@ -82,6 +88,10 @@ def _size(paths: list[Path]) -> int:
 
 def _remove(folder: Path) -> None:
     """First out of its name, then away: interrupted, nothing half removed bears a name that is used."""
-    doomed = folder.with_name(f".{folder.name.lstrip('.')}.removed")
+    doomed = _doomed(folder)
     folder.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def _doomed(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name.lstrip('.')}.removed")

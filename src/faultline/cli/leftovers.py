@@ -5,6 +5,9 @@ from pathlib import Path
 
 from faultline.cli.obstacles import explain
 
+HOMES = {"lab": "run", "shop": "shop", "chaos": "chaos", "integrate": "integrate"}
+"""What may have died, and its folder in `.lab`."""
+
 
 def end_leftovers(root: Path) -> None:
     """End and remove it, if there is any; a lab or a run that still has its owner is left alone.
@@ -12,7 +15,10 @@ def end_leftovers(root: Path) -> None:
     What is in the way of that is said and does not keep the command from its own work.
     """
     state = root / ".lab"
-    if not any(any(state.glob(trace)) for trace in ("run/*/instance.json", "runs/*", "*/.*.draft")):
+    if not any(
+        any(state.glob(trace))
+        for trace in (*(f"{name}/*/instance.json" for name in HOMES.values()), "runs/*", "*/.*.draft")
+    ):
         return  # nearly always, and without an import
     import asyncio
 
@@ -21,11 +27,10 @@ def end_leftovers(root: Path) -> None:
     from faultline.engine.run_folders import sweep_runs
 
     async def end() -> None:
-        if ended := await sweep(state / "run"):
-            print(
-                f"The lab had died; ended what it left running: {', '.join(one.name for one in ended)}.",
-                file=sys.stderr,
-            )
+        for name, home in HOMES.items():
+            if ended := await sweep(state / home):
+                left = ", ".join(one.name for one in ended)
+                print(f"The {name} had died; ended what it left running: {left}.", file=sys.stderr)
         await sweep_runs(root)
         for folder in (state / "components", state / "cache"):
             await sweep_drafts(folder)

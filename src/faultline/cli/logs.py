@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from faultline.cli.errors import UsageError
@@ -14,19 +15,29 @@ from faultline.components.component import LOG
 def configure(parser: argparse.ArgumentParser) -> None:
     """A name, how many lines, and whether to go on."""
     parser.add_argument("name", nargs="?", help="as `./lab status` shows it")
+    how(parser)
+
+
+def how(parser: argparse.ArgumentParser) -> None:
+    """How much of a log, for every verb that shows one."""
     parser.add_argument("-n", "--lines", type=int, default=100, help="how many lines (100)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Print the end of the log, and with `-f` all that comes."""
-    folder = Clone(root, os.environ).run
-    names = sorted(log.parent.name for log in folder.glob(f"*/{LOG}"))
-    there = f"there is {', '.join(names)}" if names else "none was started here yet: ./lab up"
-    if args.name not in names:
+    logs = {log.parent.name: log for log in Clone(root, os.environ).run.glob(f"*/{LOG}")}
+    show(logs, args, none="none was started here yet: ./lab up")
+    return 0
+
+
+def show(logs: Mapping[str, Path], args: argparse.Namespace, *, none: str) -> None:
+    """Print the one that was asked for. Raises `UsageError` that says which there are, or why there is `none`."""
+    there = f"there is {', '.join(sorted(logs))}" if logs else none
+    if args.name not in logs:
         asked = f"no log of {args.name!r}" if args.name else "whose log?"
         raise UsageError(f"{asked}; {there}")
-    with (folder / args.name / LOG).open(encoding="utf-8", errors="replace") as log:
+    with logs[args.name].open(encoding="utf-8", errors="replace") as log:
         lines = log.readlines()
         sys.stdout.writelines(lines[max(len(lines) - args.lines, 0) :])
         if not lines:
@@ -37,4 +48,3 @@ def run(args: argparse.Namespace, root: Path) -> int:
                 sys.stdout.write(line)
             else:
                 time.sleep(0.1)
-    return 0

@@ -1,6 +1,6 @@
 """A module's proof in the terminal: a row a case, one for all automatic mutants, and what objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +26,18 @@ def print_proof(proof: Proof, console: Console, *, seconds: float, busy: bool) -
     )
     if proof.remembered and proof.oldest:
         told += f", {proof.remembered} of {proof.runs} remembered from {proof.oldest.astimezone():%Y-%m-%d}"
+    if proof.undecided:
+        told += f", {proof.undecided} more undecided by a busy machine and run again alone"
     told += f", {len(proof.objections)} objections" + (", on a busy machine" if busy else "")
     console.print(told, highlight=False)
+
+
+def print_objections(proofs: Sequence[Proof], console: Console) -> None:
+    """All that objects in several modules, once more at the end, where it is read first."""
+    objections = [(proof.exercise.module.id, one) for proof in proofs for one in proof.objections]
+    console.print(f"{len(proofs)} modules, {len(objections)} objections", highlight=False)
+    for module, objection in objections:
+        console.print(f"  [red]✗[/] {module}  {escape(objection)}", highlight=False)
 
 
 def _table(proof: Proof) -> Table:

@@ -67,7 +67,7 @@ def _table(servers: list[dict[str, str | int | None]], paint: Paint) -> list[str
             str(server["port"]),
             str(server["pid"] or "-"),
             decimal(int(server["memory"] or 0)),
-            _ago(str(server["since"])),
+            ago(str(server["since"])),
             str(server["url"]),
         ]
         for server in servers
@@ -81,7 +81,8 @@ def _table(servers: list[dict[str, str | int | None]], paint: Paint) -> list[str
     return lines
 
 
-def _ago(since: str) -> str:
+def ago(since: str) -> str:
+    """How long it is since then, ISO 8601, in the largest unit that fits."""
     seconds = max((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds(), 0)
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:

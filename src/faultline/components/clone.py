@@ -2,6 +2,7 @@
 
 <root>/.lab/
   run/           the running lab: its record, and a folder for each instance (record, log, data)
+  shop/          the running shop: the same, and its services
   runs/          grading runs, one folder each, removed when the run ends
   components/    what was fetched: one folder for each component and lock, complete or not there
   cache/         what can be made again: database templates, what proofs of the graders have found
@@ -43,6 +44,21 @@ class Clone:
     def run(self) -> Path:
         """The running lab."""
         return self.state / "run"
+
+    @property
+    def shop(self) -> Path:
+        """The running shop."""
+        return self.state / "shop"
+
+    @property
+    def chaos(self) -> Path:
+        """The shop that is swept, and what was found."""
+        return self.state / "chaos"
+
+    @property
+    def integrate(self) -> Path:
+        """The shop with a learner's solution in it, while it is proven."""
+        return self.state / "integrate"
 
     @property
     def runs(self) -> Path:

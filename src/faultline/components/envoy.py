@@ -14,6 +14,21 @@ from faultline.components.providers import FromPath, FromWheel, Sources
 
 CONFIG = "envoy.json"
 TYPES = "type.googleapis.com/envoy.extensions.filters"
+UPSTREAM = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP2: Mapping[str, object] = {
+    "typed_extension_protocol_options": {
+        UPSTREAM: {
+            "@type": f"type.googleapis.com/{UPSTREAM}",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+}
+"""What a cluster of gRPC servers needs: `cluster(name, *upstreams, **HTTP2)`."""
+GRPC_WEB: Sequence[Mapping[str, object]] = (
+    {"name": "envoy.filters.http.grpc_web", "typed_config": {"@type": f"{TYPES}.http.grpc_web.v3.GrpcWeb"}},
+    {"name": "envoy.filters.http.cors", "typed_config": {"@type": f"{TYPES}.http.cors.v3.Cors"}},
+)
+"""The filters by which a browser speaks to gRPC servers; who may is in a virtual host, by `cors`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +107,24 @@ def cluster(name: str, *upstreams: Address, **more: object) -> dict[str, object]
     endpoints = [{"endpoint": {"address": _at(upstream.host, upstream.port)}} for upstream in upstreams]
     load = {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}
     return {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": load, **more}
+
+
+def cors(origin: str, *, headers: str, exposed: str, seconds: int = 600) -> dict[str, object]:
+    """For a virtual host before which the filters `GRPC_WEB` stand: pages of this origin may POST to it, no others.
+
+    `headers`: which of them such a page may send, `exposed`: which it may read; both with commas. What it was allowed a
+    browser remembers for so many seconds.
+    """
+    policy = {
+        "@type": f"{TYPES}.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin}],
+        "allow_methods": "POST",
+        "allow_headers": headers,
+        "expose_headers": exposed,
+        "max_age": str(seconds),
+        "forward_not_matching_preflights": False,
+    }
+    return {"typed_per_filter_config": {"envoy.filters.http.cors": policy}}
 
 
 def _at(host: str, port: int) -> dict[str, object]:

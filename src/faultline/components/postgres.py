@@ -98,8 +98,11 @@ class Postgres:
 
         question = "select status = 'streaming' from pg_stat_wal_receiver" if self.replica_of else "select true"
         try:
-            async with await psycopg.AsyncConnection[tuple[bool]].connect(url) as connection:
+            connection = await psycopg.AsyncConnection[tuple[bool]].connect(url, autocommit=True)
+            try:  # its own block would commit first, and stay open if nobody waits for that any more
                 answer = await (await connection.execute(question)).fetchone()
+            finally:
+                await connection.close()
         except psycopg.OperationalError as error:
             raise NotReady(str(error)) from error
         if answer != (True,):

@@ -24,6 +24,12 @@ class Answer(StrEnum):
     UNCLEAR = "unclear"  # the run broke, or a check could not decide: no word for or against
 
 
+class Undecided(str):
+    """An objection that a less busy machine may withdraw: nothing was said for or against the grader."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """Files to grade, and what must come of it; `objection` says what did not, or ""."""
@@ -77,17 +83,21 @@ def speaks_against(grade: Grade) -> bool:
     return bool(_broken(grade) or grade.named(Verdict.FAIL))
 
 
-def worth_keeping(case: Case, grade: Grade) -> bool:
-    """Whether a run says something that a later proof may rely on; one that broke never does.
+def undecided(case: Case, grade: Grade) -> bool:
+    """Whether a run that should say something could not, as on a busy machine: a check's `unknown` is in the way."""
+    objection = case.objection(grade)
+    return bool(objection) and isinstance(objection, Undecided)
 
-    Where runs are counted, one that disagrees is worth remembering. Where one run must decide, it is not if a busy
-    machine may have decided: an `unknown` that is in the way, or whatever an automatic mutant should not have got.
+
+def worth_keeping(case: Case, grade: Grade) -> bool:
+    """Whether a run says something that a later proof may rely on; one that broke or could not decide never does.
+
+    Where runs are counted, one that disagrees is worth remembering. Where one run must decide, whatever an automatic
+    mutant should not have got is not.
     """
     if case.until_failure:
         return not case.objection(grade)
-    if _broken(grade):
-        return False
-    return case.repeated or not (_uncertain(grade) and case.objection(grade))
+    return not _broken(grade) and not undecided(case, grade)
 
 
 def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
@@ -95,8 +105,10 @@ def _mutant_case(exercise: Exercise, mutant: Mutant) -> Case:
         if broken := _broken(grade):
             return broken
         missed = set(mutant.caught_by) - grade.named(Verdict.FAIL)
-        if missed:
+        if missed - grade.named(Verdict.UNKNOWN):
             return f"not refused by {', '.join(sorted(missed))}"
+        if missed:
+            return _uncertain(grade)
         first = next(one for one in grade.judged if one.check == mutant.caught_by[0])
         if not re.search(mutant.looks_like, first.seen):
             return f"{first.check} saw {first.seen!r}, which does not look like {mutant.looks_like!r}"
@@ -110,7 +122,7 @@ def _automatic_case(automatic: Automatic) -> Case:
     def objection(grade: Grade) -> str:
         match answer(grade):
             case Answer.UNCLEAR if _broken(grade) or not automatic.listed:
-                return f"neither refused nor accepted: {_broken(grade) or _uncertain(grade)}"
+                return Undecided(f"neither refused nor accepted: {_broken(grade) or _uncertain(grade)}")
             case Answer.REFUSED if automatic.listed and not automatic.listed.unseen:
                 by = ", ".join(sorted(grade.named(Verdict.FAIL)))
                 return f"equivalents.toml says that it keeps every promise, and {by} refuses it"
@@ -164,8 +176,8 @@ def _broken(grade: Grade) -> str:
     return _listed(grade, Verdict.ERROR)
 
 
-def _uncertain(grade: Grade) -> str:
-    return _listed(grade, Verdict.UNKNOWN)
+def _uncertain(grade: Grade) -> Undecided:
+    return Undecided(_listed(grade, Verdict.UNKNOWN))
 
 
 def _listed(grade: Grade, *verdicts: Verdict) -> str:
@@ -180,9 +192,9 @@ def _refused(grade: Grade) -> str:
 
 
 def _accepted(grade: Grade) -> str:
-    return _broken(grade) or _listed(grade, Verdict.FAIL, Verdict.UNKNOWN)
+    return _broken(grade) or _listed(grade, Verdict.FAIL) or _uncertain(grade)
 
 
 def _in_time(grade: Grade, budget: float) -> str:
     took = grade.ended.seconds if grade.ended else float("inf")
-    return f"took {took:.1f} s of a budget of {budget:g} s" if took > budget else ""
+    return Undecided(f"took {took:.1f} s of a budget of {budget:g} s") if took > budget else ""

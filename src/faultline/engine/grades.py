@@ -21,15 +21,21 @@ _OUTCOMES = {
 
 
 def request(
-    exercise: Exercise, solution: Path, root: Path, *, seed: int | None = None, only: Sequence[str] = ()
+    exercise: Exercise,
+    solution: Path,
+    root: Path,
+    *,
+    seed: int | None = None,
+    only: Sequence[str] = (),
+    brief: bool = False,
 ) -> RunRequest:
-    """The request to grade the files in `solution`; without a seed, a new one."""
+    """The request to grade the files in `solution`; without a seed, a new one. `brief`: as of `run_folder`."""
     return RunRequest(
         checks=str(exercise.checks),
         solution=str(solution),
         module=exercise.entry,
         root=str(root),
-        folder=str(run_folder(root)),
+        folder=str(run_folder(root, brief=brief)),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         only=list(only),
         limit=max(90.0, 6 * exercise.toml.budget),

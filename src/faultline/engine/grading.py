@@ -28,6 +28,7 @@ from faultline.engine.run_request import RunRequest
 from faultline.engine.verdicts import Began, Event, Judged, Verdict
 from faultline.testbed import Broken, BudgetMissed, Entry, ProcessDied, Raised, Testbed, TestbedError, timeline
 from faultline.testbed.nursery import Nursery
+from faultline.testbed.postgres import SharedPostgres
 from faultline.testbed.speed import contention
 from faultline.testbed.testbed import Solution
 
@@ -83,6 +84,7 @@ class Grader:
     emit: Callable[[Event], None]
     nursery: Nursery
     trouble: list[str] = field(default_factory=list)
+    _databases: SharedPostgres | None = None
     _began: float = 0.0
     _hung: bool = False
 
@@ -111,7 +113,10 @@ class Grader:
     async def _judge_all(self, items: list[pytest.Function]) -> None:
         self._began = time.monotonic()
         free = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as group:
+        async with (
+            SharedPostgres(Path(self.request.folder) / "shared", _clone()) as self._databases,
+            asyncio.TaskGroup() as group,
+        ):
             tasks = [group.create_task(self._judged(item, free)) for item in items]
             for task in asyncio.as_completed(tasks) if self.request.until_failure else tasks:
                 judged = await task
@@ -184,9 +189,10 @@ class Grader:
                 folder=folder,
                 seed=seed,
                 nursery=self.nursery,
-                clone=Clone.here().without_given_servers(),  # checks kill, pause and wipe what they get
+                clone=_clone(),
                 patience=patience,
                 broker=self.request.broker,
+                databases=self._databases,
             ) as opened:
                 try:
                     async with timer:
@@ -225,7 +231,13 @@ def grade(request: RunRequest, emit: Callable[[Event], None]) -> str:
 def _hidden(request: RunRequest) -> tuple[str, ...]:
     """What no learner's process has any business in: the answers, and what the lab keeps."""
     module = Path(request.checks).parent
-    return (str(Path(request.root) / ".lab"), *(str(module / name) for name in _ANSWERS))
+    runs = str(Path(request.folder).parent)  # not in there if they are in memory
+    return (str(Path(request.root) / ".lab"), runs, *(str(module / name) for name in _ANSWERS))
+
+
+def _clone() -> Clone:
+    """Where servers come from: checks kill, pause and wipe what they get, so never from a given address."""
+    return Clone.here().without_given_servers()
 
 
 def _name(item: pytest.Item) -> str:

@@ -6,6 +6,7 @@ remembered on the old ground is not asked for any more.
 """
 
 import ast
+import functools
 import hashlib
 import platform
 import sys
@@ -48,29 +49,31 @@ def key(on: str, files: dict[str, str], *, mode: str, only: Sequence[str], besid
 
 def sources(modules: Iterable[str]) -> list[Path]:
     """The files of these modules and of all of ours that they import, however late, in order."""
-    found: dict[str, Path] = {}
+    found: dict[str, Path | None] = {}  # None for what is no module of ours
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _file(name)
-        if name in found or path is None:
+        if name in found:
             continue
-        found[name] = path
-        waiting += _imported(path)
-        waiting += [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
-    return [found[name] for name in sorted(found)]
+        found[name] = path = _file(name)
+        if path is not None:
+            waiting += _imported(path.read_text())
+            waiting += [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
+    return [path for _, path in sorted(found.items()) if path is not None]
 
 
-def _imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache  # a proof asks after each of its runs, and parsing all took more of the processor than a run
+def _imported(text: str) -> Sequence[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
-                yield from (one.name for one in names)
+                found += (one.name for one in names)
             case ast.ImportFrom(module=str(module), names=names):
-                yield module
-                yield from (f"{module}.{one.name}" for one in names)
+                found += [module, *(f"{module}.{one.name}" for one in names)]
             case _:
                 pass
+    return found
 
 
 def _file(name: str) -> Path | None:

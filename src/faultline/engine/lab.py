@@ -1,7 +1,8 @@
 """The running lab: servers that live until somebody asks the lab to end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal
 from types import TracebackType
 from typing import Self
@@ -25,14 +26,15 @@ class Lab:
     `ended_by` tells which. Asked a second time, the servers are killed instead of stopped. Nothing is restarted.
     """
 
-    def __init__(self, clone: Clone) -> None:
-        self._clone = clone
-        self._supervisor = Supervisor(clone.run, clone)
+    def __init__(self, clone: Clone, folder: Path | None = None) -> None:
+        """`folder`: another one than `.lab/run/`, where something else runs, with servers of its own."""
+        self._folder = folder or clone.run
+        self._supervisor = Supervisor(self._folder, clone)
         self._block: asyncio.Task[object] | None = None
         self.ended_by: Signals | None = None
 
     async def __aenter__(self) -> Self:
-        require_room(self._clone.run)
+        require_room(self._folder)
         await self._supervisor.__aenter__()
         self._block = asyncio.current_task()
         for number in ENDINGS:
@@ -54,11 +56,17 @@ class Lab:
             block.uncancel()
         return asked
 
-    async def start(self, components: Sequence[str]) -> list[Instance]:
-        """Start one of each, at the same time; returns when all are ready."""
+    async def start(
+        self, components: Sequence[str], settings: Mapping[str, Mapping[str, object]] | None = None
+    ) -> list[Instance]:
+        """Start one of each, at the same time, with its settings if there are any; returns when all are ready."""
+        given = settings or {}
         try:
             async with asyncio.TaskGroup() as group:
-                started = [group.create_task(self._supervisor.start(name, name=name)) for name in components]
+                started = [
+                    group.create_task(self._supervisor.start(name, name=name, settings=given.get(name)))
+                    for name in components
+                ]
         except ExceptionGroup as several:  # the others were cancelled: one reason is enough
             raise several.exceptions[0] from None
         return [task.result() for task in started]

@@ -26,6 +26,11 @@ class Proof:
         return [result for result in self.results if result.case.kind == kind]
 
     @property
+    def known(self) -> bool:
+        """Nothing is left to be run."""
+        return all(not result.missing or result.trouble for result in self.results)
+
+    @property
     def lacks(self) -> list[str]:
         """What the module's folder should hold and does not, or holds and should not."""
         return [*objections(self.exercise), *stale(self.exercise)]
@@ -67,6 +72,11 @@ class Proof:
         return sum(result.remembered for result in self.results)
 
     @property
+    def undecided(self) -> int:
+        """Runs that do not count, because the machine was too busy to tell; each was run again."""
+        return sum(result.undecided for result in self.results)
+
+    @property
     def oldest(self) -> datetime | None:
         """When the first of them was made."""
         return min((run.at for result in self.results for run in result.runs), default=None)
@@ -92,6 +102,7 @@ def _case(result: Result) -> dict[str, object]:
         "name": result.case.name,
         "runs": len(result.runs),
         "remembered": result.remembered,
+        "undecided": result.undecided,
         "median": result.median,
         "max": max(result.seconds, default=0.0),
         "objections": result.objections,

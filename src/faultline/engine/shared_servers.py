@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from faultline.components import Clone, ComponentError, Instance, Supervisor
 from faultline.engine.errors import RunnerDied
@@ -36,21 +36,30 @@ class SharedServers:
 
     def broker(self, cancelled: threading.Event) -> tuple[str, int, int] | None:
         """Host, port and management port of RabbitMQ; None when cancelled. Raises `RunnerDied`."""
+        answer = self._server("rabbitmq", cancelled)
+        return None if answer is None else (answer["host"], answer["port"], answer["ports"]["management"])
+
+    def opensearch(self, cancelled: threading.Event) -> str | None:
+        """The address of OpenSearch; None when cancelled. Raises `RunnerDied`."""
+        answer = self._server("opensearch", cancelled)
+        return None if answer is None else str(answer["url"])
+
+    def _server(self, component: str, cancelled: threading.Event) -> dict[str, Any] | None:
         with self._one_at_a_time:
             try:
-                line = self._asked(self._control or self._begin(), cancelled)
+                line = self._asked(self._control or self._begin(), component, cancelled)
             except OSError as error:
                 self.close()
                 raise RunnerDied(f"the keeper of the shared servers is gone ({error}); try again") from error
         if line is None:
             return None
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RunnerDied(f"RabbitMQ for the checks did not start: {answer['error']}")
-        return answer["host"], answer["port"], answer["management"]
+            raise RunnerDied(f"{component} for the checks did not start: {answer['error']}")
+        return answer
 
-    def _asked(self, control: socket.socket, cancelled: threading.Event) -> bytes | None:
-        control.sendall(b"rabbitmq\n")
+    def _asked(self, control: socket.socket, component: str, cancelled: threading.Event) -> bytes | None:
+        control.sendall(f"{component}\n".encode())
         line = b""
         while not line.endswith(b"\n"):
             if cancelled.is_set():
@@ -128,7 +137,7 @@ async def _told(supervisor: Supervisor, component: str) -> dict[str, object]:
             await instance.start()
     except ComponentError as error:
         return {"error": str(error)}
-    return {"host": instance.host, "port": instance.port, "management": instance.ports["management"]}
+    return {"host": instance.host, "port": instance.port, "ports": dict(instance.ports), "url": instance.url}
 
 
 async def _started(supervisor: Supervisor, component: str) -> Instance:

@@ -8,6 +8,10 @@ the server has forgotten the journal that was there. So a journal that is lost r
 Instants are microseconds of the server's clock, made to grow: `clock` is the largest that was ever given out.
 """
 
+from __future__ import annotations
+
+from faultline.patterns.script import Script
+
 LONGEST_LOAD = 60
 """Seconds; what takes longer is handed out, and not stored."""
 JOURNAL = 100_000
@@ -34,18 +38,24 @@ local function note(what)
 end
 """
 
-READ = (
+READ = Script(
     _NOW
     + """
--- KEYS journal, entry; answers value, tags, milliseconds to live; or the instant at which a load may begin
+-- KEYS journal, entry; ARGV key, start of the names of indexes
+-- answers value, tags, milliseconds to live; or the instant at which a load may begin
+-- what the index of a tag does not know has been evicted from there, and FORGET_TAG would not have found it
 local entry = redis.call('HMGET', KEYS[2], 'value', 'tags')
-if entry[1] then return {entry[1], entry[2], redis.call('PTTL', KEYS[2])} end
+local known = entry[1]
+for _, tag in ipairs(cjson.decode(entry[2] or '[]')) do
+    known = known and redis.call('ZSCORE', ARGV[2] .. tag, name)
+end
+if known then return {entry[1], entry[2], redis.call('PTTL', KEYS[2])} end
 tick()
 return {text(now)}
 """
 )
 
-STORE = (
+STORE = Script(
     _NOW
     + f"""
 -- KEYS journal, entry, index of each tag; ARGV key, instant, value, tags as JSON, milliseconds to live, each tag
@@ -70,7 +80,7 @@ return 1
 """
 )
 
-FORGET = (
+FORGET = Script(
     _NOW
     + """
 -- KEYS journal, entry; ARGV key, channel
@@ -81,7 +91,7 @@ return 0
 """
 )
 
-FORGET_TAG = (
+FORGET_TAG = Script(
     _NOW
     + f"""
 -- KEYS journal, index of the tag; ARGV tag, channel, start of the names of entries, 1 in the first step

@@ -19,16 +19,16 @@ more; a process that was stopped for less than that may, once, answer before it 
 
 **Cost.** A hit in level 1: no request. In level 2: one round trip. A miss: two, around the load. `invalidate`: one.
 `invalidate_tag`: one for each 1,000 members, whatever else is in the cache. On the server O(log n) in the entries of a
-tag and in the names that were invalidated within a minute. One connection to listen on, one PING in a quiet quarter of
-a second. Calls for one key share one load, in each process.
+tag, for each tag of a value, and in the names that were invalidated within a minute. One connection to listen on, one
+PING in a quiet quarter of a second. Calls for one key share one load, in each process.
 
 **When something fails**
 
 - Redis dead or silent: `get` loads and remembers nothing, `patience` seconds late twice at most; `invalidate` raises
   `CacheUnavailable`, and is safe to repeat. Until it has been repeated, what it was to forget may be handed out.
 - Redis forgets (restart without append-only file, eviction, fail-over to a replica that is behind): entries are loaded
-  again; what is being loaded is not stored. A replica that is behind may still have an entry that was invalidated: for
-  that, repeat what was invalidated in the last seconds, or flush it.
+  again, also those whose tag's index is gone; what is being loaded is not stored. A replica that is behind may still
+  have an entry that was invalidated: for that, repeat what was invalidated in the last seconds, or flush it.
 - The connection that it listens on breaks: level 1 is empty, and in use again once it is subscribed again. A client
   that reconnects by itself delays the first by up to `SILENCE`: rather give it one that does not retry.
 - A process dies: what it was loading is not stored; nobody waits for it.
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redis.asyncio import Redis
+
+    from faultline.patterns.script import Script
 
     Load = Callable[[str], Awaitable[tuple[str, Sequence[str]]]]
 
@@ -102,15 +104,13 @@ class CoherentCache:
             raise ValueError("a cache needs a name: who shares it shares the cache")
         if patience <= 0:
             raise ValueError(f"patience is {patience} s: an answer takes time")
+        self._redis = redis
         self._load = load
         self._ttl = ttl
         self._name = name
         self._patience = patience
         self._clock = clock
         self._near = NearCache(size)
-        self._read, self._store, self._forget, self._forget_tag = (
-            redis.register_script(text) for text in (READ, STORE, FORGET, FORGET_TAG)
-        )
         self._ear = _Ear(self._near, clock)
         self._subscription = Subscription(redis, f"{name}:invalidated", self._ear)
         self._listening: asyncio.Task[None] | None = None
@@ -150,7 +150,7 @@ class CoherentCache:
     async def _find(self, reading: Reading) -> str:
         asked, key = self._clock(), reading.key
         keys = [f"{self._name}:journal", f"{self._name}:entry:{key}"]
-        found = await self._ask(self._read, keys, key)
+        found = await self._ask(READ, keys, key, f"{self._name}:tag:")
         if found and len(found) == 3:
             value = _text(found[0])
             self._near.keep(reading, Entry(value, tuple(json.loads(found[1])), asked + found[2] / 1000))
@@ -160,7 +160,7 @@ class CoherentCache:
             entry = Entry(value, tuple(tags), self._clock() + self._ttl)
             keys += [f"{self._name}:tag:{tag}" for tag in tags]
             life = round(self._ttl * 1000)
-            if await self._ask(self._store, keys, key, found[0], value, json.dumps(entry.tags), life, *tags):
+            if await self._ask(STORE, keys, key, found[0], value, json.dumps(entry.tags), life, *tags):
                 self._near.keep(reading, entry)
         return value
 
@@ -176,7 +176,7 @@ class CoherentCache:
             raise ValueError("an empty key is no key")
         keys = [f"{self._name}:journal", f"{self._name}:entry:{key}"]
         try:
-            answer = await self._ask(self._forget, keys, key, f"{self._name}:invalidated")
+            answer = await self._ask(FORGET, keys, key, f"{self._name}:invalidated")
         finally:
             self._near.drop(key)
         if answer is None:
@@ -192,22 +192,20 @@ class CoherentCache:
         keys = [f"{self._name}:journal", f"{self._name}:tag:{tag}"]
         names = f"{self._name}:invalidated", f"{self._name}:entry:"
         try:
-            left = await self._ask(self._forget_tag, keys, tag, *names, 1)
+            left = await self._ask(FORGET_TAG, keys, tag, *names, 1)
             while left:
-                left = await self._ask(self._forget_tag, keys, tag, *names, 0)
+                left = await self._ask(FORGET_TAG, keys, tag, *names, 0)
         finally:
             self._near.drop_tag(tag)
         if left is None:
             raise CacheUnavailable(f"tag {tag!r}: Redis did not say in {self._patience:g} s that it is gone; ask again")
 
-    async def _ask(self, script: Any, keys: Sequence[str], *arguments: str | float) -> Any:
+    async def _ask(self, script: Script, keys: Sequence[str], *arguments: str | float) -> Any:
         """What the script answers; None when nothing comes."""
         try:
             async with asyncio.timeout(self._patience):
-                return await script(keys=keys, args=arguments)
+                return await script.run(self._redis, tuple(keys), *arguments)
         except (RedisError, OSError):  # an OSError too: TimeoutError
-            return None
-        except AttributeError:  # Python 3.13.0's own, for what is written to a connection that has just been closed
             return None
 
     # -- listening -----------------------------------------------------------------------------------------------

@@ -103,10 +103,6 @@ class Trending:
         self._channel = f"{name}:changes"
         self._shifts = [round(bucket * 1000 * number / slices) for number in range(slices)]
         self._quiet = quiet
-        self._record = redis.register_script(RECORD)
-        self._top = redis.register_script(TOP)
-        self._rank = redis.register_script(RANK)
-        self._around = redis.register_script(AROUND)
 
     async def record(self, sku: str, weight: int = 1) -> None:
         """Add `weight` to the product's score, now.
@@ -118,17 +114,17 @@ class Trending:
         if not isinstance(weight, int) or not 1 <= weight <= HEAVIEST:
             raise ValueError(f"a weight is an int from 1 to 10**15, not {weight!r}")
         slice_ = crc32(sku.encode()) % len(self._shifts)
-        await self._record(args=[*self._begin, sku, weight, slice_, self._shifts[slice_], self._channel])
+        await RECORD.run(self._redis, (), *self._begin, sku, weight, slice_, self._shifts[slice_], self._channel)
 
     async def top(self, n: int) -> list[Entry]:
         """The best `n`, best first; fewer if there are fewer. Raises `ValueError` for an `n` under 1."""
         if n < 1:
             raise ValueError(f"top shows 1 or more, not {n}")
-        return _entries(await self._top(args=[*self._begin, n - 1]))
+        return _entries(await TOP.run(self._redis, (), *self._begin, n - 1))
 
     async def rank(self, sku: str) -> int | None:
         """The product's rank, from 1; None if it is not in the ranking."""
-        rank = await self._rank(args=[*self._begin, sku])
+        rank = await RANK.run(self._redis, (), *self._begin, sku)
         return None if rank is None else int(rank) + 1
 
     async def around(self, sku: str, k: int) -> list[Entry]:
@@ -138,7 +134,7 @@ class Trending:
         """
         if k < 0:
             raise ValueError(f"a product has 0 neighbours or more, not {k}")
-        return _entries(await self._around(args=[*self._begin, sku, k]))
+        return _entries(await AROUND.run(self._redis, (), *self._begin, sku, k))
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[Changes]:

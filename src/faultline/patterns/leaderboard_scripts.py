@@ -15,6 +15,8 @@ counts any more. A hash of sums lives twice as long: as long as there can be a r
 
 from __future__ import annotations
 
+from faultline.patterns.script import Script
+
 _BEGIN = """
 -- ARGV name, window and bucket in ms; takes out what has left
 local name, window, bucket = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -35,7 +37,7 @@ for _, sums in ipairs(redis.call('ZRANGE', due, '-inf', string.format('%.0f', no
 end
 """
 
-RECORD = (
+RECORD = Script(
     _BEGIN
     + """
 -- ARGV[4..8] product, weight, slice, ms by which the buckets of that slice are shifted, channel
@@ -60,11 +62,11 @@ redis.call('PUBLISH', ARGV[8], string.format('%.0f:', -score) .. product)
 """
 )
 
-TOP = (
+TOP = Script(
     _BEGIN + "--[[ ARGV[4] index of the last row ]] return {0, redis.call('ZRANGE', ranking, 0, ARGV[4], 'WITHSCORES')}"
 )
 
-RANK = (
+RANK = Script(
     _BEGIN
     + """
 -- ARGV[4] product
@@ -73,7 +75,7 @@ return place and redis.call('ZRANK', ranking, place)
 """
 )
 
-AROUND = (
+AROUND = Script(
     _BEGIN
     + """
 -- ARGV[4..5] product, how many before and after it

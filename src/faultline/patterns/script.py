@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError
+from redis import exceptions
 
 
 class Commands(Protocol):
@@ -26,9 +26,19 @@ class Script:
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Commands, keys: tuple[str, ...], *arguments: str | bytes | float) -> Any:
-        """The script's answer, as the server gave it."""
+        """The script's answer, as the server gave it. Raises the client's errors."""
         words = (len(keys), *keys, *arguments)
         try:
-            return await client.execute_command("EVALSHA", self._digest, *words)
-        except NoScriptError:
-            return await client.execute_command("EVAL", self._text, *words)
+            return await _answer(client, "EVALSHA", self._digest, *words)
+        except exceptions.NoScriptError:
+            return await _answer(client, "EVAL", self._text, *words)
+
+
+async def _answer(client: Commands, *words: Any) -> Any:
+    try:
+        return await client.execute_command(*words)
+    except AttributeError as error:
+        # Python 3.13.0 has no better error for a write to a connection that has just been closed.
+        if error.name != "_add_writer":
+            raise
+        raise exceptions.ConnectionError("the connection was closed while a script was being sent") from error

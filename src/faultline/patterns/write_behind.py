@@ -37,11 +37,11 @@ costs; Kulkarni and others, *Logical Physical Clocks* (2014), for the version.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from faultline.patterns.errors import PriceRefused
+from faultline.patterns.run_loop import run_loop
 from faultline.patterns.script import Commands, Script
 from faultline.patterns.write_through import PriceDatabase
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["Backlog", "PriceDatabase", "PriceRefused", "WriteBehind"]
 
 MICROSECONDS = 1_000_000  # in a second
-LONGEST_PAUSE = 5.0  # seconds between two tries while flushing fails
 
 QUEUE = Script("""
 -- KEYS waiting since version; ARGV product cents; microseconds have 16 digits, of which Lua would print 14
@@ -166,16 +165,11 @@ class WriteBehind:
 
         `on_error` is told what a flush has raised; the next try comes after twice the pause, at most 5 s.
         """
-        pause, task = every, asyncio.current_task()
-        while not (task and task.cancelling()):  # a client may swallow the cancellation
-            try:
-                full = await self.flush(max_batch) == max_batch
-                pause = every
-            except Exception as error:  # a loop that others rely on: it tells, and goes on
-                on_error(error)
-                full, pause = False, min(2 * pause, max(LONGEST_PAUSE, every))
-            await asyncio.sleep(0 if full else pause)
-        raise asyncio.CancelledError
+
+        async def batch_was_full() -> bool:
+            return await self.flush(max_batch) == max_batch
+
+        await run_loop(batch_was_full, every=every, on_error=on_error)
 
     async def discard(self, product_id: str) -> bool:
         """Take the product's price off the queue, for one that the database refuses for good; False if none waits."""

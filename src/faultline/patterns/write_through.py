@@ -9,9 +9,9 @@ any number of processes, whoever of them is killed where, and with a Redis that 
 all that it had confirmed. As long as no call stands still for `lease` seconds between two of its steps.
 
 **How.** Before a writer asks the database it puts a *mark* into Redis and takes the cached price out. While there is a
-mark nobody caches anything, so readers go to the database. The mark goes when the end of the write is known; if its
-writer has died, it expires after `lease`. Of two prices the database's version says which is the newer one, and no
-older one is cached after it.
+mark nobody caches anything, nor does a reader who saw one before asking the database. The mark goes when the end of the
+write is known; if its writer has died, it expires after its own `lease`, by the server's clock, whatever others write
+meanwhile. Of two prices the database's version says which is the newer one, and no older one is cached after it.
 
 **Not promised.** That a price can be written without Redis: the cached one could not be taken out, so the write is
 refused. A writer that stops for longer than `lease` between mark and commit, *and* a Redis that is gone at the commit:
@@ -52,26 +52,37 @@ __all__ = ["PriceDatabase", "PriceRefused", "WriteThrough"]
 
 DAY = 86_400.0  # seconds
 
-MARK = Script("""
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+MARK = Script(f"""{_NOW}
 -- KEYS copy marks; ARGV mark, lease in ms, ttl in ms; what is left of the copy is its version
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+redis.call('PEXPIREAT', KEYS[2], redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2])
 redis.call('HDEL', KEYS[1], 'cents')
 return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """)
 
-KEEP = Script("""
+KEEP = Script(f"""{_NOW}
 -- KEYS copy marks; ARGV mark (of a reader: none), version, cents, ttl in ms; answers 1 if the price is cached now
-redis.call('SREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
 if (tonumber(redis.call('HGET', KEYS[1], 'version')) or 0) > tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end  -- another write is under way
+if redis.call('ZCOUNT', KEYS[2], now, '+inf') > 0 then return 0 end  -- another write is under way
 redis.call('HSET', KEYS[1], 'cents', ARGV[3])
 return 1
 """)
 
-UNMARK = Script("return redis.call('SREM', KEYS[1], ARGV[1])")
+LOOK = Script(f"""{_NOW}
+-- KEYS copy marks; answers the cents, and how many marks there are
+return {{redis.call('HGET', KEYS[1], 'cents'), redis.call('ZCOUNT', KEYS[2], now, '+inf')}}
+""")
+
+UNMARK = Script("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 
 class PriceDatabase(Protocol):
@@ -132,15 +143,18 @@ class WriteThrough:
         Raises what the database raises; Redis's errors are not raised.
         """
         copy, marks = self._keys(product_id)
+        marked = True
         with suppress(RedisError):
-            if (cents := await self._client.execute_command("HGET", copy, "cents")) is not None:
+            cents, marked = await LOOK.run(self._client, (copy, marks))
+            if cents is not None:
                 return int(cents)
         found = await self._database.get_price(product_id)
         if found is None:
             return None
         cents, version = found
-        with suppress(RedisError):
-            await KEEP.run(self._client, (copy, marks), "", version, cents, self._ttl)
+        if not marked:  # a mark may expire while the database is asked, just after a late commit
+            with suppress(RedisError):
+                await KEEP.run(self._client, (copy, marks), "", version, cents, self._ttl)
         return cents
 
     async def set_price(self, product_id: str, cents: int) -> None:

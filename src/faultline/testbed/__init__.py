@@ -34,7 +34,7 @@ from faultline.testbed.history import Entry, History, Note, Operation, Outcome
 from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.linearizability import CompareAndSet, Read, Write, linearizable_register
 from faultline.testbed.lossy_network import LossyNetwork
-from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
+from faultline.testbed.postgres import Database, PostgresServer, ProxiedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker
 from faultline.testbed.redis import ProxiedRedis, RedisServer
@@ -60,6 +60,7 @@ __all__ = [
     "Callback",
     "CompareAndSet",
     "Cut",
+    "Database",
     "Direction",
     "Edge",
     "Entry",

@@ -23,12 +23,19 @@ def end_descendants(*, spare: Collection[int] = ()) -> None:
     Returns when nothing is left. Call it in a subreaper.
     """
     while children := children_of(os.getpid()) - set(spare):
-        # Stopped first, so that none can start another while the rest is looked for.
-        _signal(children | below(children), signal.SIGSTOP)
-        _signal(children | below(children), signal.SIGKILL)
+        kill_with_all_below(children)
         for child in children:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
+
+
+def kill_with_all_below(roots: Collection[int]) -> None:
+    """SIGKILL to these and to every process below them; they must not have been waited for."""
+    # Stopped first, so that none can start another while the rest is looked for. A root that ends before it was stopped
+    # loses its children; who was found below it is killed all the same.
+    found = {*roots} | below(roots)
+    _signal(found, signal.SIGSTOP)
+    _signal(found | below(found), signal.SIGKILL)
 
 
 def children_of(pid: int) -> set[int]:

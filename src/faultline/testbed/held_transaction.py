@@ -62,9 +62,12 @@ class HeldTransaction:
     async def blocks(self, count: int = 1, *, within: float = 5.0) -> list[Waiter]:
         """Return once `count` sessions wait for it; `Vacuous` after `within` seconds: nobody met what it holds."""
         deadline = time.monotonic() + within * self._patience
-        while len(found := await self.waiters()) < count:
+        # Twice: PostgreSQL reads what a session does before whether it waits, so that one that has begun to wait in
+        # between is shown with the statement before.
+        while len(await self.waiters()) < count or len(found := await self.waiters()) < count:
             if time.monotonic() > deadline:
-                raise Vacuous(f"{len(found)} of {count} sessions waited for the held transaction within {within:g} s")
+                seen = self.most_waiters
+                raise Vacuous(f"{seen} of {count} sessions waited for the held transaction within {within:g} s")
             await asyncio.sleep(0.002)
         self._server.history.note(self._server.name, f"{len(found)} wait for the held transaction")
         return found

@@ -101,14 +101,15 @@ class History:
         last = max(map(_last, witness), default=self.now())
         lanes = {entry.lane for entry in witness or self.entries}
         shown = [entry for entry in self.entries if first <= _last(entry) and _start(entry) <= last]
-        needed = [entry for entry in shown if _among(entry, witness or self.pending())]
+        first_of_all = {id(entry) for entry in witness or self.pending()}
+        needed = [entry for entry in shown if id(entry) in first_of_all]
         notes = [entry for entry in shown if isinstance(entry, Note)]
         others = [entry for entry in shown if entry.lane in lanes]
-        chosen = list[Entry]()
+        chosen = set[int]()  # by identity: two that are equal may both have happened
         for entry in (*needed, *reversed(notes), *reversed(others)):
-            if len(chosen) < limit and not _among(entry, chosen):
-                chosen.append(entry)
-        return [entry for entry in self.entries if _among(entry, chosen)]
+            if len(chosen) < limit:
+                chosen.add(id(entry))
+        return [entry for entry in self.entries if id(entry) in chosen]
 
 
 def _start(entry: Entry) -> float:
@@ -119,7 +120,3 @@ def _last(entry: Entry) -> float:
     if isinstance(entry, Note):
         return entry.at
     return float("inf") if entry.end is None else entry.end
-
-
-def _among(entry: Entry, entries: Sequence[Entry]) -> bool:
-    return any(entry is other for other in entries)

@@ -36,6 +36,7 @@ _ENDED = {"Z", "X"}
 _EXITING = 0x4  # a flag of the kernel's: it closes its files, and is no zombie yet
 _GONE_WITHIN = 1.0  # seconds from a connection's end to the word that its process has ended
 _PLACE_WITHIN = 0.5  # seconds for a process to write where it is
+_OUTERMOST = re.compile(r"(in <module>|in _run_module_as_main|\.\.\.)\n\Z")  # how that ends; it comes line by line
 
 
 class Remote:
@@ -318,7 +319,7 @@ class LearnerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, WHERE)
         with contextlib.suppress(TestbedError):  # it stands still
-            await self._until(lambda: self._places.text().endswith("\n"), "say where it is", within=_PLACE_WITHIN)
+            await self._until(lambda: _OUTERMOST.search(self._places.text()), "say where it is", within=_PLACE_WITHIN)
         found = re.search(rf'File "{re.escape(self._folder)}/(.+)", line (\d+) in ', self._places.text())
         return f"{found[1]}:{found[2]}" if found else ""
 
@@ -341,7 +342,7 @@ class LearnerProcess:
         except (FileNotFoundError, ProcessLookupError):
             return ["X"]
 
-    async def _until(self, condition: Callable[[], bool], what: str, *, within: float | None = None) -> None:
+    async def _until(self, condition: Callable[[], object], what: str, *, within: float | None = None) -> None:
         within = _VERIFY_WITHIN if within is None else within
         deadline = self._history.now() + within
         while not condition():

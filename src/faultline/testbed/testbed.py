@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from faultline.components import Clone, Instance, Supervisor, ports
 from faultline.components.component import Address
 from faultline.components.faults import Direction, Fault
-from faultline.components.proxy import FaultProxy, Injected
+from faultline.components.proxy import FaultProxy, Injected, Match
 from faultline.components.tools import FAKETIME, NFT, tool
 from faultline.testbed.callbacks import Callback, Interface
 from faultline.testbed.edges import Edge, Place, sweep
@@ -37,7 +37,7 @@ from faultline.testbed.injected_clock import InjectedClock
 from faultline.testbed.learner import Birth
 from faultline.testbed.lossy_network import LossyNetwork, lossy_network
 from faultline.testbed.nursery import Nursery
-from faultline.testbed.postgres import PostgresServer, ProxiedPostgres
+from faultline.testbed.postgres import Database, PostgresServer, ProxiedPostgres, SharedPostgres
 from faultline.testbed.process import LearnerProcess, Remote
 from faultline.testbed.rabbitmq import Broker, OwnBroker, RabbitServer
 from faultline.testbed.redis import ProxiedRedis, RedisServer
@@ -101,6 +101,7 @@ class Testbed:
     clone: Clone
     patience: float = 1.0  # factor on budgets, above 1 on the second try
     broker: tuple[str, int, int] | None = None  # host, port and management port of the RabbitMQ that checks share
+    databases: SharedPostgres | None = None  # the PostgreSQL that the checks of a run share
     timer: asyncio.Timeout | None = None  # of the check
     history: History = field(default_factory=History)
     random: Random = field(init=False)
@@ -130,12 +131,13 @@ class Testbed:
         clone: Clone,
         patience: float = 1.0,
         broker: tuple[str, int, int] | None = None,
+        databases: SharedPostgres | None = None,
     ) -> "AsyncIterator[Testbed]":
         """A testbed that keeps its files in `folder` and ends all it started when the block ends."""
         nursery.attach()
         try:
             async with Supervisor(folder, clone) as supervisor, measured_lateness() as lateness:
-                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, clone, patience, broker)
+                testbed = cls(solution, folder, seed, nursery, supervisor, lateness, clone, patience, broker, databases)
                 async with testbed._stack:
                     try:
                         yield testbed
@@ -208,6 +210,18 @@ class Testbed:
         if clock:
             await clock.started(server)
         return server
+
+    async def database(self) -> Database:
+        """A database of its own on a PostgreSQL that the checks of a run share, for whoever breaks no server.
+
+        It is there in a tenth of the time; the start of that server, which the first check waits for, is not counted.
+        """
+        if self.databases is None:
+            raise TestbedError("this run shares no PostgreSQL; ask for `testbed.postgres()`")
+        with self._uncounted():
+            database = await self.databases.database()
+        self._stack.push_async_callback(database.close)
+        return database
 
     async def postgres_replica(self, primary: PostgresServer) -> PostgresReplica:
         """A streaming replica of `primary`; for `lagging`."""
@@ -409,9 +423,14 @@ class Testbed:
 
     # -- faults and time -----------------------------------------------------------------------------------------
 
-    def inject(self, way: Way, fault: Fault, direction: Direction | None = None) -> Injected:
-        """Let a network fault strike on that way; a pass counts only if it did."""
-        injected = way.proxy.add(fault, direction)
+    def inject(
+        self, way: Way, fault: Fault, direction: Direction | None = None, *, on: Match | None = None
+    ) -> Injected:
+        """Let a network fault strike on that way; a pass counts only if it did.
+
+        `on`: only the connections on which such a request has passed until now.
+        """
+        injected = way.proxy.add(fault, direction, on=on)
         self.history.note("network", f"{fault} before {way.server.name}")
         before = way.requests
         self.must_hit(str(fault), lambda: injected.hits, passed=lambda: way.requests - before)

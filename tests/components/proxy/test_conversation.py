@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faultline.components.proxy import Counts
@@ -40,7 +40,6 @@ STEPS["subscribe3"] = (b"SUBSCRIBE a\r\n", b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\
 EXPECTED = Counts(requests=26, round_trips=16, pushes=2)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_split_gives_the_same_counts(seed: int) -> None:
     chance = Random(seed)
@@ -61,7 +60,6 @@ def test_any_split_gives_the_same_counts(seed: int) -> None:
     assert len(ledger.commands) == EXPECTED.requests
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_pipeline_answered_while_a_request_is_half_sent_is_one_round_trip(data: st.DataObject) -> None:
     """The first replies come back before the rest is read: the client has not waited for them."""

@@ -11,6 +11,9 @@ from random import Random
 from typing import cast
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from faultline.components.faults import (
     Age,
@@ -25,7 +28,11 @@ from faultline.components.faults import (
     Reset,
     SlowDrip,
 )
-from faultline.components.proxy import FaultProxy
+from faultline.components.proxy import FaultProxy, named
+from faultline.components.proxy_errors import NeedsProtocol
+from faultline.testbed.speed import measured_lateness
+
+ONCE = Retry(NoBackoff(), 0)
 
 End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[tuple[End, End]]]
@@ -118,14 +125,15 @@ async def test_delays_of_chunks_overlap_and_those_of_faults_add_up(
     client, server = await connect()
     faults = [plain.add(Latency(0.2)), plain.add(Latency(0.3))]
 
-    began = time.monotonic()
-    for number in range(1, 6):
-        server[1].write(b"chunk")
-        await until(lambda: faults[0].hits == number)  # noqa: B023 (waits at once)
-    await client[0].readexactly(25)
-    took = time.monotonic() - began
+    async with measured_lateness() as lateness:
+        began = time.monotonic()
+        for number in range(1, 6):
+            server[1].write(b"chunk")
+            await until(lambda: faults[0].hits == number)  # noqa: B023 (waits at once)
+        await client[0].readexactly(25)
+        took = time.monotonic() - began
 
-    assert 0.5 <= took < 1.0, "five chunks, each 0.5 s late, side by side"
+    assert 0.5 <= took < 1.0 + lateness.seconds, "five chunks, each 0.5 s late, side by side"
     assert [fault.hits for fault in faults] == [5, 5]
 
 
@@ -178,9 +186,10 @@ async def test_bandwidth_is_kept(connect: Connect, plain: FaultProxy) -> None:
     client, server = await connect()
     narrow = plain.add(Bandwidth(100_000))
 
-    took = await say(server, client, b"x" * 50_000)
+    async with measured_lateness() as lateness:
+        took = await say(server, client, b"x" * 50_000)
 
-    assert 0.45 <= took < 1.5
+    assert 0.45 <= took < 1.5 + lateness.seconds
     assert narrow.hits
 
 
@@ -212,9 +221,10 @@ async def test_a_slow_drip_takes_its_time(connect: Connect, plain: FaultProxy) -
     client, server = await connect()
     drip = plain.add(SlowDrip(2, every=0.1))
 
-    took = await say(server, client, b"12345678")
+    async with measured_lateness() as lateness:
+        took = await say(server, client, b"12345678")
 
-    assert 0.3 <= took < 1.0, "four drops, three intervals"
+    assert 0.3 <= took < 1.0 + lateness.seconds, "four drops, three intervals"
     assert drip.hits == 1
 
 
@@ -463,3 +473,26 @@ async def test_a_slow_fault_does_not_buffer_without_bound(connect: Connect, plai
     assert left[-1] > 30_000_000 - 16 * 2**20
     with contextlib.suppress(ConnectionError):
         client[1].transport.abort()
+
+
+async def test_a_fault_on_certain_connections_spares_all_others(proxy: FaultProxy, until: Until) -> None:
+    listener = Redis(port=proxy.port, protocol=2, retry=ONCE, socket_timeout=0.3)
+    async with listener, Redis(port=proxy.port, retry=ONCE) as asker, listener.pubsub() as channel:
+        await channel.subscribe("news")
+        assert await channel.get_message(timeout=5.0), "the subscription is confirmed"
+        assert await asker.ping(), "the other connection is open"
+
+        hole = proxy.add(BlackHole(), on=named("subscribe"))
+        await asker.publish("news", "lost")
+        await until(lambda: hole.hits)
+        assert await channel.get_message(timeout=0.05) is None, "what the listener was told did not get lost"
+        assert await asker.ping(), "a connection that has not subscribed was struck"
+        async with Redis(port=proxy.port, protocol=2, retry=ONCE) as late, late.pubsub() as again:
+            await again.subscribe("news")
+            assert await again.get_message(timeout=5.0), "a connection made afterwards was struck"
+
+
+async def test_certain_connections_can_be_told_only_by_requests(redis_port: int) -> None:
+    async with FaultProxy("127.0.0.1", redis_port) as blind:
+        with pytest.raises(NeedsProtocol):
+            blind.add(BlackHole(), on=named("subscribe"))

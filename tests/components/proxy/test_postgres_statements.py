@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faultline.components import Supervisor
@@ -170,7 +170,6 @@ STEPS = [
 EXPECTED = Counts(requests=8, round_trips=7, handshakes=1, handshake_round_trips=1, pushes=1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_split_gives_the_same_counts(seed: int) -> None:
     chance, ledger = Random(seed), Ledger()

@@ -19,8 +19,8 @@ One round trip
     nothing is asked again. What a connection says at its beginning does not count, nor does the first call of each
     kind (which may have to bring a script to the server).
 The keys
-    A cart expires 30 days (2,592,000 seconds) after it was last changed: every key that it has left is gone then. An
-    empty cart leaves no key.
+    A cart expires 30 days (2,592,000 seconds) after it was last changed: every key that it has left is gone then, also
+    if the process was killed in the middle of the change. An empty cart leaves no key.
 """
 
 from redis.asyncio import Redis

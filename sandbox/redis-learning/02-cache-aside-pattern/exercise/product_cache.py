@@ -27,8 +27,8 @@ The keys
     anything else.
 Spoilt entries
     At `product:ID` may be anything: half an entry, other bytes, JSON of another shape (last year's products had no
-    `price`), a list instead of a string. Whatever you could not have written is a miss, and the load that follows
-    replaces it.
+    `price`), another product's entry, a list instead of a string. Whatever you could not have written there is a miss,
+    and the load that follows replaces it.
 The clock
     All durations are `float` seconds. The clocks of the processes disagree by minutes, and processes stand still.
 """
@@ -85,7 +85,8 @@ class ProductCache:
         What `load` raises is raised to all who wait for it in this process, and is not remembered. Who waits for it
         in another process loads anew, at once.
 
-        A caller who is cancelled takes nobody along: the load goes on as long as somebody waits for it.
+        A caller who is cancelled takes nobody along: the load goes on as long as somebody in this process waits for it.
+        If nobody does, and it ends, another process's waiters load anew as after a death.
 
         What a load brings is remembered only if it is still the one: not if the product was forgotten since it began,
         nor if another process has loaded since, because this one stood still for too long. Those who wait for it get

@@ -91,11 +91,11 @@ class ProductCache:
     async def _find(self, product_id: str) -> Product | None:
         owner = secrets.token_hex()
         try:
-            if (product := decoded(await self._look(product_id))) is not MISS:
+            if (product := decoded(product_id, await self._look(product_id))) is not MISS:
                 return product
             while True:
                 ours, raw = await self._take(product_id, owner)
-                if (product := decoded(raw)) is not MISS:
+                if (product := decoded(product_id, raw)) is not MISS:
                     if ours:
                         await self._tell(GIVE_BACK, [lease_of(product_id)], owner)
                     return product
@@ -130,7 +130,7 @@ class ProductCache:
             raise
         finally:
             renewing.cancel()
-        life = self._ttl * random.uniform(0.85, 1.0) * (1.0 if product else 0.1)
+        life = self._ttl * random.uniform(0.85, 1.0) * (1.0 if product else 0.2)
         await self._tell(KEEP, [lease, entry], owner, json.dumps([product]), life // timedelta(milliseconds=1))
         return product
 
@@ -154,14 +154,15 @@ def lease_of(product_id: str) -> str:
     return f"product:{product_id}:lease"
 
 
-def decoded(raw: Any) -> Any:
+def decoded(product_id: str, raw: Any) -> Any:
     """The product that the entry holds, or None if it says that there is none; MISS for what is no entry of ours."""
     try:
         [product] = json.loads(raw)
         shape = product and {name: type(value) for name, value in product.items()}
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, RecursionError):
         return MISS
-    return product if product is None or shape == SHAPE else MISS
+    ours = product is None or (shape == SHAPE and product["id"] == product_id)
+    return product if ours else MISS
 
 
 async def in_time(answer: Awaitable[Any]) -> Any:

@@ -66,8 +66,9 @@ class WriteThrough:
 
     What `get_price` gives is a price that the database has held at some moment of that very call, whatever died
     meanwhile: other processes, or Redis, at any moment, and back with all that it had answered. The one condition: no
-    call of a process stands still for `lease` seconds or longer, and what a call of the database changes is there
-    within `lease` seconds from the call's beginning, also if it has raised.
+    call of a process stands still for `lease` seconds or longer, and what a `set_price` changes in the database is
+    there within `lease` seconds from the beginning of that `set_price`, also if the database has raised. Objects with
+    different leases may be used for one product: each write has that of its own object.
     """
 
     def __init__(self, redis: Redis, db: Database, lease: float = 10.0) -> None:
@@ -78,9 +79,10 @@ class WriteThrough:
         """The price in cents, which may be 0; None for a product that the database does not know.
 
         Asks `db.get_price` at most once, and not at all where it can do without: once a read or a write has returned
-        that was alone with its product, reads ask Redis only, until the next write begins. After a write whose end
-        nobody knows, since its process died or the database raised something else than `PriceRefused`, reads may ask
-        the database for `lease` seconds, and not for longer than half a second more.
+        that was alone with its product, reads ask Redis only, until the next write begins. (Of a product that the
+        database does not know, each read may ask it.) After a write whose end nobody knows, since its process died or
+        the database raised something else than `PriceRefused`, reads may ask the database for that write's `lease`
+        seconds, and not for longer than half a second more, however many writes begin and end meanwhile.
 
         Without Redis it asks the database; what Redis raises is not raised here. `ValueError` for an empty name.
         """
@@ -100,9 +102,9 @@ class WriteBehind:
     """Prices in a queue in Redis, on their way to the database.
 
     A price whose `set_price` has returned reaches the database by flushing, unless a later one of the same product
-    takes its place: one whose `set_price` began after this one had returned. Nothing is lost, no price is stored twice,
-    and no product's price ever goes back to an earlier one: whoever is killed, however many flush at the same time, and
-    however long nobody does.
+    takes its place. Later is the one whose `set_price` began after that of the other had returned; of two that overlap
+    either may be the later one, and it stays so. Nothing is lost, no price is stored twice, and no product's price ever
+    goes back to an earlier one: whoever is killed, however many flush at the same time, and however long nobody does.
     """
 
     def __init__(self, redis: Redis, db: Database) -> None:

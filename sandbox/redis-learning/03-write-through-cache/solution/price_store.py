@@ -8,17 +8,23 @@ from typing import Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+# The server's clock in microseconds. That has 16 digits, of which Lua would print 14.
+NOW = """
+local time = redis.call('TIME')
+local now = tonumber(time[1] .. string.format('%06d', time[2]))
+"""
+
 # Of each product a hash with the version of the newest price that was seen here and, unless it may be outdated, its
-# cents; and a set with a mark for each write whose end is not known yet.
-LOOK = "return redis.call('HGET', KEYS[1], 'cents')"
+# cents; and a sorted set with a mark for each write whose end is not known yet, by the time at which that mark expires.
+SWEEP = NOW + "redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)\n"
+LOOK = "return {redis.call('HGET', KEYS[1], 'cents'), redis.call('EXISTS', KEYS[2])}"
 MARK = """
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], 'cents')
 """
 STORE = """
 if ARGV[3] then
-    redis.call('SREM', KEYS[2], ARGV[3])
+    redis.call('ZREM', KEYS[2], ARGV[3])
 end
 local newest = redis.call('HGET', KEYS[1], 'version')
 if newest and tonumber(newest) > tonumber(ARGV[1]) then
@@ -30,11 +36,9 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
 end
 """
 
-# The queue: a hash of products, each with the version and the cents of its last price. A version is the server's clock
-# in microseconds, or the last version plus one. That has 16 digits, of which Lua would print 14.
+# The queue: a hash of products, each with the version and the cents of its last price. A version is the server's clock,
+# or the last version plus one.
 QUEUE = """
-local time = redis.call('TIME')
-local now = tonumber(time[1] .. string.format('%06d', time[2]))
 local version = redis.call('INCR', KEYS[2])
 if now > version then
     version = redis.call('INCRBY', KEYS[2], string.format('%.0f', now - version))
@@ -79,21 +83,23 @@ class WriteThrough:
             raise ValueError(f"a lease of {lease} s")
         self._redis = redis
         self._db = db
-        self._lease = round(lease * 1000)  # milliseconds
+        self._lease = lease * 1_000_000  # microseconds
 
     async def get_price(self, product_id: str) -> int | None:
         """The price in cents; None for a product that the database does not know."""
         keys = _keys(product_id)
+        marked = True
         with suppress(RedisError):
-            cents = await self._redis.eval(LOOK, 1, keys[0])
+            cents, marked = await self._redis.eval(SWEEP + LOOK, 2, *keys)
             if cents is not None:
                 return int(cents)
         found = await self._db.get_price(product_id)
         if found is None:
             return None
         cents, version = found
-        with suppress(RedisError):
-            await self._redis.eval(STORE, 2, *keys, version, cents)
+        if not marked:  # a mark may expire while the database is asked, just after a late commit
+            with suppress(RedisError):
+                await self._redis.eval(SWEEP + STORE, 2, *keys, version, cents)
         return cents
 
     async def set_price(self, product_id: str, cents: int) -> None:
@@ -101,15 +107,15 @@ class WriteThrough:
         keys, mark = _keys(product_id), secrets.token_hex()
         if cents < 0:
             raise ValueError(f"a price of {cents}")
-        await self._redis.eval(MARK, 2, *keys, mark, self._lease)
+        await self._redis.eval(SWEEP + MARK, 2, *keys, mark, self._lease)
         try:
             version = await self._db.set_price(product_id, cents)
         except PriceRefused:
             with suppress(RedisError):
-                await self._redis.srem(keys[1], mark)
+                await self._redis.zrem(keys[1], mark)
             raise
         with suppress(RedisError):
-            await self._redis.eval(STORE, 2, *keys, version, cents, mark)
+            await self._redis.eval(SWEEP + STORE, 2, *keys, version, cents, mark)
 
 
 class WriteBehind:
@@ -123,7 +129,7 @@ class WriteBehind:
         """Queue the price."""
         if not product_id or cents < 0:
             raise ValueError(f"no price of {cents} for {product_id!r}")
-        await self._redis.eval(QUEUE, 2, WAITING, VERSION, product_id, cents)
+        await self._redis.eval(NOW + QUEUE, 2, WAITING, VERSION, product_id, cents)
 
     async def flush(self, max_batch: int) -> int:
         """Bring queued prices to the database by one statement; returns how many."""

@@ -21,7 +21,8 @@ Level 1
     until then, and only then, a `get` may be late by more than 0.1 seconds.
 The server
     One Redis 7 or Valkey 8; all instances on it are one cache, and have the same `ttl`. It may forget any key at any
-    time (eviction, restart). What it has forgotten is loaded again, and nothing old may come back by that.
+    time, a single one (eviction) or all (restart). What it has forgotten is loaded again, and nothing old may come
+    back by that.
 The client
     A `redis.asyncio.Redis` with `decode_responses=False` and redis-py's usual pool and protocol, made and closed by the
     caller. It does not retry: after a break, each of its connections may fail once more. A dead server raises
@@ -31,10 +32,11 @@ The client
     those in the pool. On Python 3.11 a task that is cancelled while redis-py sends may go on as if nothing had been
     (`asyncio.wait_for` does that): cancel it again until it has ended.
 The keys
-    Every key in Redis begins with `cache:`. A key of the cache and a tag are any `str` but the empty one, and may be
-    called alike, or like one of your keys in Redis. The name of an entry that has expired is gone after another `ttl`
-    from the index of a tag that lives on. Of a load or an invalidation a trace may stay for 60 seconds, in keys of
-    their own. Every key in Redis is gone 60 seconds + 2 * `ttl` after the last call, but for two keys at most.
+    Every key in Redis begins with `cache:`. A key of the cache and a tag are any `str` that UTF-8 can write, but the
+    empty one, and may be called alike, or like one of your keys in Redis. The name of an entry that has expired
+    is gone after another `ttl` from the index of a tag that lives on. Of a load or an invalidation a trace may
+    stay for 60 seconds, in keys of their own. Every key in Redis is gone 60 seconds + 2 * `ttl` after the last
+    call, but for two keys at most.
 The clock
     All durations are `float` seconds, exact to about 0.01 seconds. Processes' clocks disagree by minutes: measure with
     a monotonic clock, and compare no clock of one process with that of another.
@@ -45,7 +47,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from redis.asyncio import Redis
 
 Load = Callable[[str], Awaitable[tuple[str, Sequence[str]]]]
-"""Gives the value of a key and its tags, at most 100; any `str` is a value, also the empty one.
+"""Gives the value of a key and its tags, at most 100; any `str` that UTF-8 can write is a value, also "".
 
 It may take seconds; what takes up to 10 is kept. It may be called at any time, several times at once, and on several
 instances.
@@ -62,10 +64,11 @@ class CoherentCache:
     def __init__(self, redis: Redis, load: Load, ttl: float, size: int = 1000, patience: float = 0.2) -> None:
         """Talk to no server yet.
 
-        `ttl`: seconds after the end of its `load` for which a value may be handed out, both levels together; from 0.01
-        to a day. `size`: entries that level 1 may hold; which of them it gives up is up to you. `patience`: seconds for
-        which an answer of Redis is waited for, whatever the client's own limit is. Raises `ValueError` for a `ttl`
-        under 0.01, a `size` under 1, or a `patience` of 0 or less.
+        `ttl`: seconds after the end of its `load` for which a value may be handed out, both levels together; from
+        0.01 to a day. What the value took on its way to Redis may come on top. `size`: entries that level 1
+        may hold; which of them it gives up is up to you. `patience`: seconds for which an answer of Redis is
+        waited for, whatever the client's own limit is. Raises `ValueError` for a `ttl` under 0.01, a `size`
+        under 1, or a `patience` of 0 or less.
         """
         raise NotImplementedError
 

@@ -19,10 +19,15 @@ from redis.exceptions import RedisError
 
 Load = Callable[[str], Awaitable[tuple[str, Sequence[str]]]]
 
-# The entry; or, on a miss, the lease of this key and the generation of all tags, made where there is none.
+# The entry, if the index of each of its tags still knows it; without, `invalidate_tag` would not have found it.
+# Or, on a miss, the lease of this key and the generation of all tags, made where there is none.
 READ = """
 local entry = redis.call('HMGET', KEYS[1], 'value', 'tags')
-if entry[1] then
+local known = entry[1]
+for _, tag in ipairs(cjson.decode(entry[2] or '[]')) do
+    known = known and redis.call('ZSCORE', 'cache:tag:' .. tag, ARGV[3])
+end
+if known then
     return {entry[1], entry[2], redis.call('PTTL', KEYS[1])}
 end
 for n = 2, 3 do
@@ -147,7 +152,7 @@ class CoherentCache:
     async def _find(self, key: str, fill: Fill) -> str:
         keys = [f"cache:entry:{key}", f"cache:lease:{key}", GENERATION]
         asked = time.monotonic()
-        found = await self._ask(READ, keys, secrets.token_hex(), LEASE)
+        found = await self._ask(READ, keys, secrets.token_hex(), LEASE, key)
         if found and len(found) == 3:
             value, tags, left = found[0].decode(), json.loads(found[1]), found[2] / MILLISECONDS
             self._keep(key, Entry(value, tags, asked + left), fill)

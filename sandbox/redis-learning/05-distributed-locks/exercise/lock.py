@@ -16,8 +16,8 @@ The clients
     be 0.1 seconds late with its "nothing came".
 The time a server has
     On an open connection an answer that takes up to 0.15 seconds counts, also with a timeout of 0. Servers that do
-    not answer make no call longer than 0.5 seconds. Other errors of a server may count as no answer or be raised,
-    as you like.
+    not answer make no call longer than 0.5 seconds. Several servers are asked at the same time: slow ones do not add
+    up. Other errors of a server may count as no answer or be raised, as you like.
 The keys
     Every key (and channel) starts with the lock's `name`. Any number of processes make locks of the same name.
     Locks of different names have nothing to do with each other, even if one is called like a key of the other.

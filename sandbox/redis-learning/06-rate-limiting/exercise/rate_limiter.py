@@ -72,7 +72,8 @@ class RateLimiter:
         """Count this hit if there is room for it; `cost`: as how many hits it counts, all of them or none.
 
         When the server is dead, or has not answered within `timeout`, the answer is there within `timeout` + 0.1
-        seconds, as `on_failure` says; nothing of the server's is raised, and the hit may have been counted or not.
-        Raises `ValueError` and counts nothing for an empty `key`, or a `cost` under 1 or above `limit`.
+        seconds, as `on_failure` says; nothing of the server's is raised, and the hit may have been counted or not. So
+        it is when the server answers with an error, for example because it takes no writes. Raises `ValueError` and
+        counts nothing for an empty `key`, or a `cost` under 1 or above `limit`.
         """
         raise NotImplementedError

@@ -64,7 +64,10 @@ class Session:
 
 
 class SessionStore:
-    """The sessions of all users on that server. A user's id and the names of fields are text that UTF-8 can encode."""
+    """The sessions of all users on that server. A user's id and the names of fields are text that UTF-8 can encode.
+
+    A user has 1,000 sessions at most at the same time; nobody has to look.
+    """
 
     def __init__(self, redis: Redis, idle_ttl: float, absolute_ttl: float) -> None:
         """Talk to no server yet.

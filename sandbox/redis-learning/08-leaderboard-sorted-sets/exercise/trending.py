@@ -110,9 +110,10 @@ class Trending:
         it is read. What leaves the window is no change: a page that must show it reads the ranking again every
         `bucket` seconds. Several may be entered at once, each gets all.
 
-        The iterator never ends by itself, however long nothing happens. Who waits in it may be cancelled (as by
-        `asyncio.wait_for`) and may come again: nothing is lost. If its connection breaks, whoever waits or comes next
-        gets either what he would have missed, or `ChangesLost` within a second; after `ChangesLost` only that.
+        The iterator never ends by itself, however long nothing happens. One task at a time waits in it. Who waits may
+        be cancelled (as by `asyncio.wait_for`) and may come again: nothing is lost. If its connection breaks, whoever
+        waits or comes next gets either what he would have missed, or `ChangesLost` within a second; after `ChangesLost`
+        only that.
 
         Leaving the block ends it: whoever waits in it then, or comes later, gets `StopAsyncIteration`. No subscription
         and no task stays behind, and no more connections than were in use at the same time, which the client keeps in

@@ -1,8 +1,9 @@
 """redis-infra's AsyncLeaderboard with its Pub/Sub: one sorted set without a window, ties by name, ranks from 0."""
 
 from asyncio import sleep
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from types import SimpleNamespace
+from types import SimpleNamespace as Row
 
 from redis_infra import AsyncLeaderboard, AsyncPublisher, AsyncSubscriber
 
@@ -15,26 +16,25 @@ class Trending:
         await AsyncPublisher(self.redis).publish("trending", [sku, await self.board.increment(sku, weight)])
 
     async def top(self, n):
-        return [SimpleNamespace(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in await self.board.top(n)]
+        return [Row(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in await self.board.top(n)]
 
     async def rank(self, sku):
         rank = await self.board.rank(sku)
         return None if rank is None else rank + 1
 
     async def around(self, sku, k):
-        found = await self.board.around(sku, k)
-        return [SimpleNamespace(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in found]
+        return [Row(sku=of.member, score=int(of.score), rank=of.rank + 1) for of in await self.board.around(sku, k)]
 
     @asynccontextmanager
     async def changes(self):
         heard = Heard(self.redis)
         await heard.subscribe("trending")
-        async with aclosing(SimpleNamespace(aclose=heard.close)):
+        async with aclosing(Row(aclose=heard.close)):
             yield heard
 
 
-class Heard(AsyncSubscriber):
+class Heard(AsyncSubscriber, AsyncIterator):
     async def __anext__(self):
         told = []
         await self.listen(lambda _, change: sleep(0, told.append(change)), should_stop=lambda: bool(told))
-        return SimpleNamespace(sku=told[0][0], score=int(told[0][1]))
+        return Row(sku=told[0][0], score=int(told[0][1]))

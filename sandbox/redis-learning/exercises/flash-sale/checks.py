@@ -23,6 +23,7 @@ from faultline.testbed import (
     RedisServer,
     Remote,
     Testbed,
+    TestbedError,
     Throw,
     Vacuous,
 )
@@ -544,9 +545,9 @@ async def test_first_come_first_served(testbed: Testbed) -> None:
 async def test_nobody_else_takes_up_a_workers_buyer(testbed: Testbed) -> None:
     """A buyer is its worker's until the lease has run out, and anybody's after that, by a clock that all agree on.
 
-    The wall clocks of the two are four minutes apart.
+    The wall clocks of the two are four minutes apart, and a second of the server's ends in the middle of the lease.
 
-    Look: who says what time it is.
+    Look: who says what time it is, and how exactly.
     """
     redis = await testbed.redis()
     ahead = await testbed.process("till-1", clock_offset=120.0)
@@ -571,6 +572,7 @@ async def test_nobody_else_takes_up_a_workers_buyer(testbed: Testbed) -> None:
     theirs, ours = [await at(till, redis, books, sale="left", units=3, lease=lease) for till in (ahead, behind)]
     await line(theirs, "ann")
     books.charging.hold()
+    await testbed.until(lambda: late_in_a_second(redis), "a second of the server's was nearly over")
     began = testbed.history.now()
     dying = asyncio.create_task(works(theirs))
     await books.charging.called(1)
@@ -595,14 +597,26 @@ async def test_nobody_else_takes_up_a_workers_buyer(testbed: Testbed) -> None:
     books.show(["ann"], of=3)
 
 
+async def late_in_a_second(redis: RedisServer) -> bool:
+    """Whether the server's clock is about to go on to the next second."""
+    _, microseconds = await redis.truth.time()
+    return 800_000 < int(microseconds) < 900_000
+
+
 async def turn_or_charge(sale: Remote, books: Books) -> bool:
     """Whether this worker takes up somebody, while charges are held."""
+    turn = await begun(sale, books)
+    return await turn if turn.done() else True
+
+
+async def begun(sale: Remote, books: Books) -> "asyncio.Task[bool]":
+    """A turn of this worker that has come to its end, or to a charge, which is held."""
     before = len(books.charging.calls)
     turn = asyncio.create_task(works(sale))
     charge = asyncio.create_task(books.charging.called(before + 1))
-    done, _ = await asyncio.wait([turn, charge], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([turn, charge], return_when=asyncio.FIRST_COMPLETED)
     charge.cancel()
-    return await turn if turn in done else True
+    return turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -706,6 +720,71 @@ async def test_a_late_worker_changes_nothing(testbed: Testbed) -> None:
     await serve(testbed, yours, "ann", "bob", "cyd", when=when)
     books.show(["ann", "bob"], of=2, when=when)
     await stands(mine, when, ann="sold", bob="sold", cyd="sold out")
+
+
+async def test_two_are_at_the_same_buyer(testbed: Testbed) -> None:
+    """A worker is late, and another has taken up its buyer and is still at it: the first ends its work all the same.
+
+    With a receipt or a refusal it settles the buyer; without an answer it does not take the buyer from the other.
+
+    Look: what a late worker leaves undone, or undoes, since the buyer is not its own any more.
+    """
+    redis = await testbed.redis()
+    tills = await testbed.processes(3, "till")
+
+    for name, status in (("a receipt", "sold"), ("a refusal", "declined")):
+        when = f"till-2 had taken up ann, and till-1 came back with {name}"
+        books = Books(testbed, frozenset({"ann"} if status == "declined" else ()))
+        mine, yours, theirs = [await at(till, redis, books, sale=name, units=2, lease=SHORT) for till in tills]
+        await line(mine, "ann")
+        books.charging.hold()
+        working = asyncio.create_task(works(mine))
+        await books.charging.called(1)
+        _, taking_over = await taken_over(testbed, yours, books)
+        async with testbed.paused(tills[1]):
+            books.charging.release()
+            assert await working is True, f"{when}; its work said that there was nobody"
+            await stands(theirs, when, ann=status)
+        await taking_over
+        await line(mine, "ann", "bob", "cyd", "dan")
+        await serve(testbed, theirs, "ann", "bob", "cyd", "dan", when=when)
+        books.show(["ann", "bob"] if status == "sold" else ["bob", "cyd"], of=2, when=when)
+
+    for lease in (0.3, 0.6, 1.2):  # longer ones for a machine that is too slow for short ones
+        when = f"till-2 had taken up ann for {lease} s, and till-1, which was late, got no answer"
+        books = Books(testbed, gate=(gate := asyncio.Event()))
+        mine, yours, theirs = [await at(till, redis, books, sale=when, units=2, lease=lease) for till in tills]
+        await line(mine, "ann")
+        failing = asyncio.create_task(perhaps(works(mine)))
+        await books.charging.called(1)
+        books.charging.hold()
+        since, taking_over = await taken_over(testbed, yours, books)
+        gate.set()
+        await failing
+        again = await turn_or_charge(theirs, books)
+        in_time = testbed.history.now() < since + 0.98 * lease
+        books.charging.release()
+        await taking_over
+        await serve(testbed, yours, "ann", when=when)
+        books.show(["ann"], of=2, when=when)
+        assert not (again and in_time), f"{when}; then till-3 took her up as well"
+        if in_time or not again:
+            return
+    raise TestbedError("this machine is too slow for a few calls within 1 s; close what you can and check again")
+
+
+async def taken_over(testbed: Testbed, sale: Remote, books: Books) -> "tuple[float, asyncio.Task[bool]]":
+    """A turn that has taken up a buyer whose lease has run out, and when it began; its charge is held."""
+    began, within = testbed.history.now(), 2.0 * testbed.patience
+    since = began
+    while (turn := await begun(sale, books)).done():
+        await turn
+        if (took := testbed.history.now() - began) > within:
+            seen = f"ann's lease has run out, and after {took:.1f} s nobody else can take her up"
+            raise BudgetMissed(seen, promise="the buyer was taken up again", took=took)
+        await asyncio.sleep(0.005)
+        since = testbed.history.now()
+    return since, turn
 
 
 async def test_a_worker_may_die_anywhere(testbed: Testbed) -> None:
@@ -857,6 +936,8 @@ async def test_the_sale(testbed: Testbed) -> None:
         over.set()
         books.charging.release()
         await asyncio.gather(*workers)
+    # Errors of Redis may reach the caller: whatever connection is from before the restart breaks now, if it has to.
+    await asyncio.gather(*(perhaps(sale.status("buyer-001")) for sale in (sales[0], sales[2]) for _ in range(100)))
     await serve(testbed, sales[0], *(f"buyer-{number:03}" for number in range(1, 61)))
 
     rows = await db.truth("SELECT id, buyer, receipt FROM orders")

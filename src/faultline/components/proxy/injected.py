@@ -6,10 +6,13 @@ from faultline.components.faults import Direction, Fault
 class Injected:
     """What `FaultProxy.add` returns: remove it with `FaultProxy.remove`, and ask it how often it struck."""
 
-    def __init__(self, fault: Fault, direction: Direction, number: int) -> None:
+    def __init__(
+        self, fault: Fault, direction: Direction, number: int, connections: frozenset[int] | None = None
+    ) -> None:
         self.fault = fault
         self.direction = direction
         self.number = number
+        self._connections = connections
         self.active = True
         self._hits = 0
         self._meter = fault.meter()
@@ -21,6 +24,10 @@ class Injected:
         if self.active and self._meter:
             return self._meter() - self._before
         return self._hits
+
+    def strikes(self, connection: int) -> bool:
+        """Whether it is meant for the connection of this number (the proxy's)."""
+        return self._connections is None or connection in self._connections
 
     def hit(self) -> None:
         """Count one (the proxy's)."""

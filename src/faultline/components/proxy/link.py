@@ -47,6 +47,12 @@ class Link:
         return transport.get_extra_info("sockname")[1] if transport and not self._server.closed.is_set() else None
 
     @property
+    def client_port(self) -> int | None:
+        """The port from which the client has connected; None before and after."""
+        transport = self._client.transport
+        return transport.get_extra_info("peername")[1] if transport and not self._client.closed.is_set() else None
+
+    @property
     def pipes(self) -> tuple[Pipe, Pipe]:
         """Both directions."""
         return self.to_server, self.to_client
@@ -121,11 +127,14 @@ class Link:
             leg.outbox.ended(Ending.RESET)
 
     def _to_server(self, count: int, piece: Piece) -> None:
-        del piece
         self._tally.bytes_to_server += count
+        self._passed(piece)
 
     def _to_client(self, count: int, piece: Piece) -> None:
         self._tally.bytes_to_client += count
+        self._passed(piece)
+
+    def _passed(self, piece: Piece) -> None:
         if piece.answers and piece.sent == len(piece.data):
             self._conversation.passed_on(piece.answers)
 

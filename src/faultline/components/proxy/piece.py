@@ -25,7 +25,7 @@ class Piece:
     gate: Hold | None = None
     """Nothing of this piece leaves before this is open."""
     answers: list[Command] | None = None
-    """The requests whose replies are complete with this piece."""
+    """The requests whose replies are complete with this piece; or, towards the server, that need none."""
     sent: int = 0
     delays: tuple[tuple[Injected, float], ...] = ()
     struck_by: tuple[Injected, ...] = ()

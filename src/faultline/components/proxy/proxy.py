@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
@@ -99,15 +99,24 @@ class FaultProxy:
         """The last 10,000 requests in the order in which they reached the proxy, handshakes included."""
         return list(self._ledger.commands)
 
-    def add(self, fault: Fault, direction: Direction | None = None) -> Injected:
-        """Let a fault strike from now on, open connections too; without a direction, in the fault's usual one."""
+    def add(self, fault: Fault, direction: Direction | None = None, *, on: Match | None = None) -> Injected:
+        """Let a fault strike from now on, open connections too; without a direction, in the fault's usual one.
+
+        `on`: only the connections on which such a request has passed until now, and no new one.
+        """
         self._injections += 1
-        injected = Injected(fault, direction or fault.usual, self._injections)
+        injected = Injected(fault, direction or fault.usual, self._injections, on and self._connections_with(on))
         self._injected.append(injected)
         self._listen()
         for link in list(self._links):
-            self._inject(injected, link, Age.OPEN)
+            if injected.strikes(link.number):
+                self._inject(injected, link, Age.OPEN)
         return injected
+
+    def _connections_with(self, match: Match) -> frozenset[int]:
+        if self._protocol is None:
+            raise NeedsProtocol
+        return frozenset(command.connection for command in self._ledger.commands if match(command.args))
 
     def remove(self, injected: Injected) -> None:
         """End this fault: what it delayed goes on at once. Removing it twice changes nothing."""
@@ -165,6 +174,17 @@ class FaultProxy:
         await asyncio.gather(*self._links.values(), return_exceptions=True)
         return ports
 
+    def client_ports(self) -> dict[int, int]:
+        """From which ports its open connections come, by their numbers, as `Command.connection` has them."""
+        return {link.number: port for link in self._links if (port := link.client_port)}
+
+    async def hang_up(self, connections: Collection[int]) -> None:
+        """As `sever`, on these connections alone, by number; returns when the server has been told."""
+        mine = {link: task for link, task in self._links.items() if link.number in connections}
+        for link in mine:
+            link.end(Fate.CUT)
+        await asyncio.gather(*mine.values(), return_exceptions=True)
+
     def _accepted(self, client: socket.socket) -> None:
         self._ledger.tally.accepted += 1
         number = self._ledger.tally.accepted
@@ -172,6 +192,8 @@ class FaultProxy:
         conversation: Conversation = speaker(number, self._ledger) if speaker else Unread()
         link = Link(number, conversation=conversation, tally=self._ledger.tally)
         for injected in self._injected:
+            if not injected.strikes(number):
+                continue
             if injected.fault.fate_of(Age.NEW) is not Fate.PASS:
                 injected.hit()
                 reset(client)

@@ -5,6 +5,7 @@ changes that read the same are told apart by their number, in the order of the f
 """
 
 import ast
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class Variant:
     scope: str
 
 
-def variants(source: str) -> tuple[list[Variant], set[str]]:
+@functools.cache  # a proof asks several times, and compiling hundreds of variants takes seconds
+def variants(source: str) -> tuple[tuple[Variant, ...], frozenset[str]]:
     """The distinct programs, and the names of changes that make none: they mean the same to Python as it stands.
 
     Raises `SyntaxError` if the source itself is none.
@@ -45,7 +47,7 @@ def variants(source: str) -> tuple[list[Variant], set[str]]:
         else:
             seen.add(meaning)
             found.append(Variant(name, changed, scope))
-    return found, same
+    return tuple(found), frozenset(same)
 
 
 def _named(text: Text, tree: ast.Module) -> Iterator[tuple[str, str, Edit]]:

@@ -12,21 +12,30 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-BEGIN = """
-redis.call('DEL', KEYS[1])
-redis.call('INCR', KEYS[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
-return redis.call('INCR', KEYS[3])
+OPEN = """
+local seconds, micros = unpack(redis.call('TIME'))
+local now, open = seconds * 1000 + micros / 1000, redis.call('HGETALL', KEYS[2])
+local last = 0
+for at = 1, #open, 2 do
+    if tonumber(open[at + 1]) > now then last = math.max(last, open[at + 1])
+    else redis.call('HDEL', KEYS[2], open[at]) end
+end
 """
-FILL = """
-if redis.call('EXISTS', KEYS[2]) == 1 or (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return 0 end
+BEGIN = f"""{OPEN}
+last = math.max(last, now + ARGV[1])
+local begun = redis.call('INCR', KEYS[3])
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[2], begun, string.format('%.0f', now + ARGV[1]))
+redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', last))
+return begun
+"""
+LOOK = f"{OPEN} return {{redis.call('GET', KEYS[1]), last, redis.call('GET', KEYS[3])}}"
+FILL = f"""{OPEN}
+if last > 0 or (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
-END = """
-if redis.call('EXISTS', KEYS[2]) == 1 and redis.call('DECR', KEYS[2]) < 1 then redis.call('DEL', KEYS[2]) end
-return 0
-"""
+
 DONE = """
 redis.call('XACK', KEYS[1], unpack(ARGV))
 return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
@@ -49,13 +58,13 @@ class Database(Protocol):
 
 
 class WriteThrough:
-    """Three keys a product: the copy, how many writes are open, and how many have ever begun."""
+    """Three keys a product: the copy, until when each open write may take, and how many have ever begun."""
 
     def __init__(self, redis: Redis, db: Database, lease: float = 10.0) -> None:
         if not lease >= 0.01:
             raise ValueError("lease")
         self.redis, self.db, self.lease = redis, db, int(lease * 1000)
-        self.begin, self.fill, self.end = (redis.register_script(script) for script in (BEGIN, FILL, END))
+        self.begin, self.look, self.fill = (redis.register_script(script) for script in (BEGIN, LOOK, FILL))
 
     @staticmethod
     def keys(product_id: str) -> list[str]:
@@ -69,7 +78,8 @@ class WriteThrough:
         begun: bytes | str | None = None
         known = True
         try:
-            copy, _, begun = await self.redis.mget(keys)
+            copy, last, begun = await self.look(keys=keys)
+            known = last == 0
             if copy:
                 return int(copy)
         except RedisError:
@@ -89,15 +99,12 @@ class WriteThrough:
         try:
             await self.db.set_price(product_id, cents)
         except PriceRefused:
-            await self._over(keys)
+            with suppress(RedisError):
+                await self.redis.hdel(keys[1], mine)
             raise
         with suppress(RedisError):
-            await self.end(keys=keys)
+            await self.redis.hdel(keys[1], mine)
             await self.fill(keys=keys, args=[mine, cents])
-
-    async def _over(self, keys: list[str]) -> None:
-        with suppress(RedisError):
-            await self.end(keys=keys)
 
 
 class WriteBehind:

@@ -1,7 +1,8 @@
 """The same without an index and without leases: invalidating stamps a name, and reading compares.
 
-An entry says at which tick its load began. It counts as long as neither its key nor one of its tags has a later stamp.
-Level 1 hears of stamps because Redis tracks them (`CLIENT TRACKING … BCAST`); nothing is published.
+A stamp is a random word. An entry notes those of its key and of its tags; it counts as long as they all stand, for one
+that is missing was evicted. Level 1 hears what was stamped because Redis tracks a second key for each name (`CLIENT
+TRACKING … BCAST`); nothing is published.
 """
 
 import asyncio
@@ -13,51 +14,48 @@ import uuid
 
 import redis.exceptions
 
-TICKS = """
-if redis.call('EXISTS', 'cache:clock') == 0 then
-    redis.call('HSET', 'cache:clock', 'epoch', ARGV[1], 'tick', 0)
+STAMPS = """
+local function standing(name)
+    return redis.call('GET', 'cache:stamp:' .. name)
 end
-local epoch, tick = unpack(redis.call('HMGET', 'cache:clock', 'epoch', 'tick'))
-local function stamped(key, tags, since)
-    local names = {'cache:stamp:k' .. key}
-    for _, tag in ipairs(cjson.decode(tags)) do
-        table.insert(names, 'cache:stamp:t' .. tag)
-    end
-    for _, stamp in ipairs(redis.call('MGET', unpack(names))) do
-        if stamp and tonumber(stamp) > tonumber(since) then
-            return true
-        end
-    end
-    return false
+local function stamp(name)
+    redis.call('SET', 'cache:stamp:' .. name, ARGV[1], 'NX')
+    redis.call('PEXPIRE', 'cache:stamp:' .. name, ARGV[2])
+    return standing(name)
 end
 """
 FIND = (
-    TICKS
+    STAMPS
     + """
-local value, tags, born, of = unpack(redis.call('HMGET', 'cache:entry:' .. ARGV[2], 'value', 'tags', 'born', 'epoch'))
-if value and of == epoch and not stamped(ARGV[2], tags, born) then
-    return {value, tags, redis.call('PTTL', 'cache:entry:' .. ARGV[2])}
+local entry = 'cache:entry:' .. ARGV[3]
+local value, stamps = unpack(redis.call('HMGET', entry, 'value', 'stamps'))
+for name, noted in pairs(cjson.decode(stamps or '{}')) do
+    value = standing(name) == noted and value
 end
-return {epoch, tick}
+return value and {value, stamps, redis.call('PTTL', entry)} or {stamp('k' .. ARGV[3]), stamp('*')}
 """
 )
 STORE = (
-    TICKS
+    STAMPS
     + """
-if epoch ~= ARGV[3] or stamped(ARGV[2], ARGV[6], ARGV[4]) then
+local key, entry = 'k' .. ARGV[3], 'cache:entry:' .. ARGV[3]
+if standing(key) ~= ARGV[4] or standing('*') ~= ARGV[5] then
     return 0
 end
-local entry = 'cache:entry:' .. ARGV[2]
-redis.call('HSET', entry, 'value', ARGV[5], 'tags', ARGV[6], 'born', ARGV[4], 'epoch', epoch)
-return redis.call('PEXPIRE', entry, ARGV[7])
+local stamps = {[key] = stamp(key)}
+for _, tag in ipairs(cjson.decode(ARGV[7])) do
+    stamps['t' .. tag] = stamp('t' .. tag)
+end
+redis.call('HSET', entry, 'value', ARGV[6], 'stamps', cjson.encode(stamps))
+return redis.call('PEXPIRE', entry, ARGV[8])
 """
 )
-STAMP = (
-    TICKS
-    + """
-return redis.call('SET', 'cache:stamp:' .. ARGV[2], redis.call('HINCRBY', 'cache:clock', 'tick', 1), 'PX', ARGV[3])
+STAMP = """
+for _, name in ipairs({'stamp:' .. ARGV[3], 'told:' .. ARGV[3], ARGV[3]:sub(1, 1) == 't' and 'stamp:*' or nil}) do
+    redis.call('SET', 'cache:' .. name, ARGV[1], 'PX', ARGV[2])
+end
+return 1
 """
-)
 SLOWEST = 20.0  # seconds that a load may take: stamps outlive it, and an entry
 TROUBLE = (redis.exceptions.RedisError, OSError)
 
@@ -74,6 +72,7 @@ class CoherentCache:
             raise ValueError((ttl, size, patience))
         self._client, self._load, self._ttl, self._size = redis, load, ttl, size
         self._patience = patience
+        self._life = round((ttl + 2 * SLOWEST) * 1000)  # milliseconds that a stamp stands
         self._level_1 = collections.OrderedDict()  # key: (value, names, end)
         self._on_their_way = {}  # for each get: the names that were stamped meanwhile; None: anything may have been
         self._ears = None
@@ -96,25 +95,23 @@ class CoherentCache:
 
     async def _get(self, key, heard):
         asked = time.monotonic()
-        epoch = tick = None
+        stamps = None
         with contextlib.suppress(*TROUBLE):
             found = await self._run(FIND, key)
             if len(found) == 3:
-                value, tags = found[0].decode(), json.loads(found[1])
-                self._put(key, value, tags, asked + found[2] / 1000, heard)
+                value = found[0].decode()
+                self._put(key, value, json.loads(found[1]).keys(), asked + found[2] / 1000, heard)
                 return value
-            epoch, tick = found
-        began = time.monotonic()
+            stamps = found
         value, tags = await self._load(key)
         loaded = time.monotonic()
-        if epoch is not None and loaded < began + SLOWEST:
+        if stamps:
             with contextlib.suppress(*TROUBLE):
-                if await self._run(STORE, key, epoch, tick, value, json.dumps([*tags]), round(self._ttl * 1000)):
-                    self._put(key, value, tags, loaded + self._ttl, heard)
+                if await self._run(STORE, key, *stamps, value, json.dumps([*tags]), round(self._ttl * 1000)):
+                    self._put(key, value, {f"k{key}", *(f"t{tag}" for tag in tags)}, loaded + self._ttl, heard)
         return value
 
-    def _put(self, key, value, tags, end, heard):
-        names = {f"k{key}", *(f"t{tag}" for tag in tags)}
+    def _put(self, key, value, names, end, heard):
         if None in heard or names & heard:
             return
         self._level_1[key] = value, names, end
@@ -123,7 +120,7 @@ class CoherentCache:
 
     async def _run(self, script, *arguments):
         async with asyncio.timeout(self._patience):
-            return await self._client.eval(script, 0, uuid.uuid4().hex, *arguments)
+            return await self._client.eval(script, 0, uuid.uuid4().hex, self._life, *arguments)
 
     async def invalidate(self, key):
         """Forget this key."""
@@ -137,7 +134,7 @@ class CoherentCache:
         if not name:
             raise ValueError(name)
         try:
-            await self._run(STAMP, kind + name, round((self._ttl + 2 * SLOWEST) * 1000))
+            await self._run(STAMP, kind + name)
         except TROUBLE as error:
             raise CacheUnavailable(name) from error
         finally:
@@ -180,7 +177,7 @@ class CoherentCache:
     async def _track(self, connection):
         async def pushed(message):
             for name in message[1] or [None]:
-                self._hear(name and name.decode().removeprefix("cache:stamp:"))
+                self._hear(name and name.decode().removeprefix("cache:told:"))
 
         async def answer(*command):
             async with asyncio.timeout(0.6):
@@ -190,7 +187,7 @@ class CoherentCache:
         async with asyncio.timeout(0.6):
             await connection.connect()
         connection._parser.set_invalidation_push_handler(pushed)  # noqa: SLF001 - redis-py has no other way to it
-        await answer("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "cache:stamp:")
+        await answer("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "cache:told:")
         self._hear(None)
         self._open.set()
         while True:  # a message is handled while an answer is waited for, or nothing

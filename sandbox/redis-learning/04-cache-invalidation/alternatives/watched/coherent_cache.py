@@ -77,14 +77,23 @@ class CoherentCache:
                     pipe.pttl(self.entry(key))
                     pipe.time()
                     raw, left, (seconds, microseconds) = await pipe.execute()
+                value, tags = json.loads(raw) if raw else ("", [])
+                if tags and not await self.known(key, tags):
+                    raw = None
         except (RedisError, TimeoutError, OSError):
             value, _ = await self.load(key)
             return value
         if raw is not None:
-            value, tags = json.loads(raw)
             self.remember(key, value, tags, began + left / 1000, news)
             return value
         return await self.load_and_store(key, seconds * 1000 + microseconds // 1000)
+
+    async def known(self, key: str, tags: list[str]) -> bool:
+        """Whether all indexes have the key: from one that was evicted it is missing, and its tag does not reach it."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for tag in tags:
+                pipe.zscore(self.index(tag), key)
+            return None not in await pipe.execute()
 
     async def load_and_store(self, key: str, now: int) -> str:
         news, watched = self.news, False

@@ -62,6 +62,6 @@ class RateLimiter:
             word, room, wait = await asyncio.wait_for(
                 self.script(keys=[b"rate:{" + key.encode() + b"}"], args=[self.limit, self.per, cost]), self.timeout
             )
-        except (TimeoutError, trouble.ConnectionError, trouble.TimeoutError):
+        except (TimeoutError, trouble.RedisError):
             return self.blind
         return Decision(word == b"yes", int(room), float(wait))

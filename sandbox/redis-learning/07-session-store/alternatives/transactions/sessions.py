@@ -197,19 +197,21 @@ class SessionStore:
         """The user's sessions, without ids."""
         if not user_id:
             raise ValueError("user_id")
-        known = await self.redis.hgetall(_index_key(user_id))
-        async with self.redis.pipeline() as together:
-            for handle in known:
-                together.hgetall(_data_key(handle.decode()))
-                together.pttl(_data_key(handle.decode()))
-            told = await together.execute()
-        held = [(*one, told[2 * i], told[2 * i + 1]) for i, one in enumerate(known.items()) if told[2 * i]]
-        async with self.redis.pipeline() as together:
-            for *_, data, _ in held:
-                together.pttl(data[b"idle"])
-            lefts = await together.execute()
+        index = _index_key(user_id)
+
+        async def attempt(transaction: Any) -> tuple[builtins.list[bytes], builtins.list[Any]]:
+            await transaction.watch(index)  # a rotation writes there, too: what is read is of one moment
+            known = await transaction.hgetall(index)
+            transaction.multi()
+            for handle, idle in known.items():
+                transaction.hgetall(_data_key(handle.decode()))
+                transaction.pttl(_data_key(handle.decode()))
+                transaction.pttl(idle)
+            return [*known], await transaction.execute()
+
+        handles, told = await self._repeat(attempt)
         found = []
-        for (handle, _, data, left), idle in zip(held, lefts, strict=True):
+        for handle, data, left, idle in zip(handles, told[::3], told[1::3], told[2::3], strict=True):
             if idle >= 0 <= left:
                 found.append(Session(handle.decode(), *_read(data), min(idle, left) / 1000, ""))
         return found

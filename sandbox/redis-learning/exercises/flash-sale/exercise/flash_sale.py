@@ -130,7 +130,7 @@ class FlashSale:
 
         Until its lease has run out, nobody else takes up a worker's buyer. The lease is counted from taking the buyer
         up, and by a clock that all agree on. Which of the two kinds goes first is up to you. A worker that comes late,
-        after somebody else has settled its buyer, changes nothing.
+        after somebody else has settled its buyer, changes nothing; one that comes late before that settles the buyer.
 
         *In turn*: nobody gets a unit while somebody gets none who could pay, and who joined so long before that more
         than a tenth of all who joined lie between the two. One has joined before another if their `join` had returned

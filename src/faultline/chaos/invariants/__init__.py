@@ -1,0 +1,1 @@
+"""One promise of the whole shop a file, each named by its number in `checker.INVARIANTS`."""

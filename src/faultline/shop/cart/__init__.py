@@ -1,0 +1,1 @@
+"""The cart: what somebody is about to buy."""

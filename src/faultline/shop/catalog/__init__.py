@@ -1,0 +1,1 @@
+"""Products and what they cost: the service that is read most and written least."""

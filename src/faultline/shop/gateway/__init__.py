@@ -1,0 +1,1 @@
+"""The gateway: the one way in, and the last who may wait."""

@@ -1,0 +1,1 @@
+"""Orders, and the checkout that leads each of them to its end."""

@@ -1,0 +1,1 @@
+"""Users: accounts, and everything that opens one."""
