@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, cast
 
+from faultline.cli.endings import Ended, hear_endings
 from faultline.cli.errors import CliError
 from faultline.cli.leftovers import end_leftovers
 from faultline.cli.obstacles import explain
@@ -70,13 +71,13 @@ def main(arguments: list[str]) -> int:
     if name not in VERBS:
         print(f"lab: there is no verb {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
-    _hear_endings()
+    hear_endings()
     try:
         code = _run(name, rest)
         sys.stdout.flush()
     except KeyboardInterrupt as ending:
         _hush()
-        return _end(2, STOPPED.format(name=name, by=ending if isinstance(ending, _Ended) else "Ctrl-C"))
+        return _end(2, STOPPED.format(name=name, by=ending if isinstance(ending, Ended) else "Ctrl-C"))
     except BrokenPipeError:  # `lab roadmap | head`
         return _end(0)
     except Exception as error:
@@ -117,21 +118,6 @@ def _ended_at_once(name: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Ended(KeyboardInterrupt):
-    """Somebody asks this command to end otherwise than by Ctrl-C, and it ends the same way."""
-
-
-def _hear_endings() -> None:
-    """SIGTERM and the end of the terminal come as an exception, so that what was started is ended."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # otherwise somebody wants it ignored: nohup
-            signal.signal(number, _asked)
-
-
-def _asked(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Ended(signal.Signals(number).name)
 
 
 def _hush() -> None:

@@ -14,6 +14,7 @@ from faultline.chaos.buyers import Bought, Buyer
 from faultline.chaos.errors import ChaosError, NotQuiet, NotReached
 from faultline.chaos.finding import Verdict
 from faultline.chaos.history import History
+from faultline.cli import endings
 from faultline.cli.columns import table, terminal_width
 from faultline.cli.errors import UsageError
 from faultline.cli.paint import Paint
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace, root: Path) -> int:
     clone = Clone(root, os.environ)
     try:
         if args.what == "check":
-            return asyncio.run(_check(clone, wait=not args.now))
-        return asyncio.run(_sweep(clone, args))
+            return endings.run(_check(clone, wait=not args.now))
+        return endings.run(_sweep(clone, args))
     except ChaosError as error:
         raise UsageError(str(error)) from error
 

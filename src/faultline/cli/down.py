@@ -1,10 +1,10 @@
 """`./lab down`: stop the lab from another terminal; what a dead one left, every verb has ended already."""
 
 import argparse
-import asyncio
 import os
 from pathlib import Path
 
+from faultline.cli import endings
 from faultline.cli.errors import UsageError
 from faultline.components import Clone
 from faultline.components.records import owner, read
@@ -19,7 +19,7 @@ def configure(_parser: argparse.ArgumentParser) -> None:
 
 def run(_args: argparse.Namespace, root: Path) -> int:
     """Ask the lab to end, and wait for it; nothing else is touched."""
-    return asyncio.run(_down(Clone(root, os.environ)))
+    return endings.run(_down(Clone(root, os.environ)))
 
 
 async def _down(clone: Clone) -> int:

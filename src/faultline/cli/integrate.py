@@ -1,12 +1,12 @@
 """`./lab integrate MODULE`: your solution in the shop, in the place of ours, and the proof that the shop stands it."""
 
 import argparse
-import asyncio
 import os
 import shutil
 from pathlib import Path
 
 from faultline.chaos.errors import ChaosError
+from faultline.cli import endings
 from faultline.cli.errors import UsageError
 from faultline.cli.paint import Paint
 from faultline.components import Clone
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     if not file.is_file():
         raise UsageError(f"{folder} holds no {file.name}; --solution takes a folder with the exercise's files")
     try:
-        report = asyncio.run(_proven(Clone(root, os.environ), proof, file))
+        report = endings.run(_proven(Clone(root, os.environ), proof, file))
     except ChaosError as error:
         raise UsageError(str(error)) from error
     return UNKNOWN if report is None else _told(report)

@@ -20,8 +20,7 @@ def end_leftovers(root: Path) -> None:
         for trace in (*(f"{name}/*/instance.json" for name in HOMES.values()), "runs/*", "*/.*.draft")
     ):
         return  # nearly always, and without an import
-    import asyncio
-
+    from faultline.cli import endings
     from faultline.components import ComponentError, sweep
     from faultline.components.fetching import sweep_drafts
     from faultline.engine.run_folders import sweep_runs
@@ -36,7 +35,7 @@ def end_leftovers(root: Path) -> None:
             await sweep_drafts(folder)
 
     try:
-        asyncio.run(end())
+        endings.run(end())
     except ComponentError as error:
         print(f"lab: {error}", file=sys.stderr)
     except OSError as error:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from faultline.cli import endings
 from faultline.components import Clone, Supervisor, processes
 from faultline.engine import roadmap
 from faultline.engine.examples import Example, find_example
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, root: Path) -> int:
     """Start what the example needs, run it, stop everything; its exit code tells whether its claims held."""
-    return 0 if asyncio.run(_run(find_example(roadmap.load(root), args.what), root)) == 0 else 1
+    return 0 if endings.run(_run(find_example(roadmap.load(root), args.what), root)) == 0 else 1
 
 
 async def _run(example: Example, root: Path) -> int:

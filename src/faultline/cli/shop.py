@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from faultline.cli import logs
+from faultline.cli import endings, logs
 from faultline.cli.columns import table, terminal_width
 from faultline.cli.errors import UsageError
 from faultline.cli.paint import Paint
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     match args.what:
         case "up":
             with contextlib.suppress(KeyboardInterrupt):  # before it could listen for it
-                asyncio.run(_up(clone, Paint.for_(), shop.SEARCHLESS if args.without_search else tuple(SERVICES)))
+                endings.run(_up(clone, Paint.for_(), shop.SEARCHLESS if args.without_search else tuple(SERVICES)))
             print("\nThe shop has stopped. What it has sold is kept.")
             return 0
         case "status":
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace, root: Path) -> int:
         case "redrive":
             return _inside(clone, "parked", "--redrive", args.queue).returncode
         case "buy":
-            return asyncio.run(_buy(clone, args.sku, args.quantity))
+            return endings.run(_buy(clone, args.sku, args.quantity))
         case _:
-            return asyncio.run(_down(clone))
+            return endings.run(_down(clone))
 
 
 async def _up(clone: Clone, paint: Paint, names: tuple[str, ...]) -> None:

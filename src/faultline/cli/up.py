@@ -1,11 +1,11 @@
 """`./lab up`: start the lab and show where the learner is; Ctrl-C or `./lab down` stops it."""
 
 import argparse
-import asyncio
 import contextlib
 import os
 from pathlib import Path
 
+from faultline.cli import endings
 from faultline.cli.next import describe
 from faultline.cli.paint import Paint
 from faultline.components import CATALOG, Clone, Instance
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
         flush=True,
     )
     with contextlib.suppress(KeyboardInterrupt):  # before the lab could listen for it
-        asyncio.run(_serve(Clone(root, os.environ), args.components or _needed(steps), steps, paint))
+        endings.run(_serve(Clone(root, os.environ), args.components or _needed(steps), steps, paint))
     print("\nThe lab has stopped. Your progress and your workspace are kept.")
     return 0
 
