@@ -199,10 +199,10 @@ class Edge:
             self.met.set()
 
 
-async def kill(town: Town, proxy: FaultProxy, connection: int, signal: int) -> str:
-    """End the process whose connection it is, with all that is on the way; its name."""
-    pids = {one.pid: one.name for one in shop.read(town.shop.services.folder) if one.pid}
-    pid = owner_of((proxy.client_ports()[connection], proxy.port), pids)
+async def kill(town: Town, proxy: FaultProxy, connection: int, signal: int) -> shop.Running:
+    """End the process whose connection it is, with all that is on the way; as it was before it."""
+    running = {one.pid: one for one in shop.read(town.shop.services.folder) if one.pid}
+    pid = owner_of((proxy.client_ports()[connection], proxy.port), running)
     assert pid
     mine = calls_of(pid)
     dead = {
@@ -213,7 +213,7 @@ async def kill(town: Town, proxy: FaultProxy, connection: int, signal: int) -> s
         os.kill(pid, signal)
     for each, connections in dead.items():
         await each.hang_up(connections)
-    return pids[pid]
+    return running[pid]
 
 
 @asynccontextmanager

@@ -147,17 +147,17 @@ async def test_who_dies_around_the_commit_or_the_acknowledgement_has_told_it_onc
         before = (verb, after) == ("COMMIT", False)
         told = await town.shop.rows(DATABASE, "SELECT template FROM notification WHERE recipient = %s", user)
         assert told == ([] if before else [("order-placed",)]), "the fault has hit at another moment"
-        name = town.shop.process(await kill(town, proxy, edge.connection, signal))
-        stopped = name.pid if signal == SIGSTOP else None
+        victim = await kill(town, proxy, edge.connection, signal)
+        stopped = victim.pid if signal == SIGSTOP else None
         await town.say(confirmed(f"o-{user}", user), placed(f"o-{user}", user))
-        other = TWO if name.name == ONE else ONE
+        other = TWO if victim.name == ONE else ONE
         await until(lambda: _count(town, user, 2, at=other))
     finally:
         proxy.watch(None)
         if stopped:
             os.kill(stopped, SIGCONT)
     if signal == SIGKILL:
-        await town.shop.again(name.name, after=name.pid or 0)
+        await town.shop.again(victim.name, after=victim.pid or 0)
     await town.settled()
     found = await town.told(user, "order-placed", "order-confirmed")
     assert [one["number"] for one in found] == [1, 2]

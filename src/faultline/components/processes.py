@@ -152,14 +152,14 @@ async def run(
             with suppress(ProcessLookupError):  # it was not waited for yet, so the number is still its own
                 os.killpg(process.pid, SIGKILL)  # also what it has left in its session
             code = process.wait()
-        return code, tail(Path(output.name), lines=40)
+        return code, tail(Path(output.name))
 
 
-def tail(log: Path, *, after: int = 0, lines: int = 15) -> str:
-    """The last lines that were written after so many bytes."""
+def tail(log: Path, *, after: int = 0, lines: int = 40) -> str:
+    """The last lines that were written after so many bytes; some servers say why they end long before they have."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(after, size - 8192))
+        file.seek(max(after, size - 16_384))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
