@@ -160,6 +160,7 @@ def test_sigterm_and_a_closed_terminal_end_a_verb_as_ctrl_c_does(clone: Typed, v
     assert clone.type("status").stderr == ""
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_stage_whose_lines_are_read(clone: Typed) -> None:
     """`lab test` without a terminal, as CI runs it."""
     words, programs, code = VERBS["test"]

@@ -120,6 +120,7 @@ async def test_what_a_killed_command_left_running_the_next_one_ends(
         assert not any(child and child.alive for child in children)
 
 
+@pytest.mark.slow
 async def test_its_end_leaves_nothing_running(shared_broker: tuple[str, int, int], tmp_path: Path) -> None:
     tmp_path.chmod(0o755)  # noqa: ASYNC240
     async with opened(tmp_path, shared_broker) as one:

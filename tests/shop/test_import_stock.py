@@ -156,6 +156,7 @@ async def test_who_goes_in_the_middle_leaves_whole_batches_and_nothing_running(s
         assert (await call(stub, messages("gone", many("gone", 5000)))).counted == 5000
 
 
+@pytest.mark.slow
 async def test_a_database_that_stands_still_stops_the_sender_and_no_memory_grows(shop_: Shop) -> None:
     """The sender would send 60 MB; what it gets rid of meanwhile is what fits between the two."""
     process = psutil.Process(shop_.process(ONE).pid)
@@ -196,6 +197,7 @@ async def test_what_cannot_be_an_import_is_refused_before_its_rows_are_read(shop
     assert await shop_.rows("inventory", STOCK, "never-%") == [(0, 0)]
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_away_is_said_and_the_import_goes_on_later(shop_: Shop) -> None:
     rows = many("away", 1200)
     async with at(shop_) as stub:

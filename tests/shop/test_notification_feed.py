@@ -264,6 +264,7 @@ async def test_who_has_lost_its_ear_hears_what_was_said_meanwhile(
         await pieces.aclose()  # type: ignore[attr-defined]  # pyright: ignore
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_silent_ends_streams(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "HEARTBEAT", 3600.0)
     async with here(alone) as (mine, ears, _):

@@ -236,6 +236,7 @@ async def test_a_replica_that_ends_costs_nothing_but_a_new_call(town: Town, sign
     await town.shop.again(ONE, after=process.pid)
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_silent_ends_streams_and_no_heart_beat_says_that_all_is_well(town: Town) -> None:
     await add(town, "dark")
     async with town.stream("dark", 0) as stream:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from schemathesis.core.result import Result
     from schemathesis.errors import InvalidSchema
 
-pytestmark = [pytest.mark.once, pytest.mark.xdist_group("openapi")]  # they share a shop
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.xdist_group("openapi")]  # they share a shop
 
 SECRET = "of the tests"
 USER = "lea"

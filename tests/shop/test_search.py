@@ -510,6 +510,7 @@ HELD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", HELD)
 async def test_a_rebuild_misses_nothing_that_happens_meanwhile(town: Town, where: str) -> None:
     for n in range(120):  # a second page

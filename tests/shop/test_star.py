@@ -179,6 +179,7 @@ def runs(draw: st.DrawFn) -> list[Event]:
     return sorted(events, key=lambda event: (event.headers["time"], event.id))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40,
     deadline=None,

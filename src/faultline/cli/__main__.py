@@ -40,7 +40,7 @@ VERBS: dict[str, str] = {
     "clean": "what was fetched and built, with sizes; removes what you name",
     "verify": "for authors: the proof of a module's grader",
     "bench": "for authors: our patterns beside popular libraries",
-    "test": "for authors: all that CI runs",
+    "test": "for authors: whether all is well, in ten minutes",
 }
 STOPPED = "\nlab {name}: stopped by {by}, nothing is left running"
 
