@@ -77,7 +77,9 @@ STAGES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("--full", action="store_true", help="also mutants, slow tests, automatic mutants, outsiders, benchmarks")
+    parser.add_argument(
+        "--full", action="store_true", help="also mutants, slow tests, automatic mutants, outsiders, benchmarks"
+    )
     parser.add_argument("--only", action="append", choices=[stage.name for stage in STAGES], help="only this")
 
 
