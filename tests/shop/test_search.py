@@ -109,7 +109,7 @@ class Town:
         async def ended() -> bool:
             nonlocal last
             last = (await self.shop.ask("search-1", f"/v1/search/{what}/last")).body
-            return last["state"] != "running"
+            return last.get("state") not in {None, "running"}  # None: it has not begun
 
         await until(ended)
         return last
@@ -138,7 +138,9 @@ async def town_of(
         url = f"http://{ports.HOST}:{before_opensearch.port}"
         names = ("catalog", "inventory", "search")
         shop = await enter(opened(folder, broker, names, opensearch=url, SHOP_SEARCH_INDEX=index, **environment))
-        yield Town(shop, before_opensearch, before_catalog, opensearch, index)
+        town = Town(shop, before_opensearch, before_catalog, opensearch, index)
+        await town.work("rebuilds", begin=False)  # a search without an index begins one by itself
+        yield town
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

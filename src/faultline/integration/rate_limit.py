@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 LIMIT, PER = 20, 3.0  # requests in any window of so many seconds
 RATE, STEADY = 20.0, 6.0  # requests a second, three times as many as may pass, for so many seconds
-WHEN = (0.0, *[0.9 * PER] * LIMIT, *[1.1 * PER] * LIMIT, *(2 * PER + n / RATE for n in range(int(RATE * STEADY))))
-"""Seconds after the beginning: one request, late in its window many, soon after its end many again; then steadily.
+HEAPS = (0.9 * PER, 1.1 * PER, *((2 + n * 2 / 3) * PER for n in range(5)))
+"""Seconds after the first request: when as many come at once as may pass.
 
-A limiter that counts from the first request, or by the clock, lets the two heaps through.
+A limiter that counts from the first request lets the first two heaps through. One that counts by the clock lets two of
+the others through, whenever its windows begin: of three windows in a row, two have their first heaps 2/3 PER apart.
 """
+WHEN = (
+    0.0,
+    *(when for when in HEAPS for _ in range(LIMIT)),
+    *(HEAPS[-1] + 2 / 3 * PER + n / RATE for n in range(int(RATE * STEADY))),
+)
 APART = 90.0  # seconds between the gateways' clocks
 QUICK = 2.0  # seconds for an answer while Redis stands still
 AGAIN = 5.0  # seconds until hits are counted again
