@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from faultline.testbed import (
+    Age,
     Broken,
     LearnerProcess,
     ProxiedRedis,
     Raised,
     RedisServer,
     Remote,
+    Reset,
     Testbed,
     TestbedError,
     Vacuous,
@@ -183,9 +185,13 @@ async def test_refuses_nonsense(testbed: Testbed) -> None:
         "a number as a value": lambda: update(sessions, ann.id, {"theme": "light", "pages": 3}),
         "a list as a value": lambda: update(sessions, ann.id, {"theme": "light", "pages": ["3"]}),
         "bytes as a value": lambda: update(sessions, ann.id, {"theme": "light", "pages": b"3"}),
+        "0 as a value": lambda: update(sessions, ann.id, {"theme": "light", "pages": 0}),
+        "False as a value": lambda: update(sessions, ann.id, {"theme": "light", "pages": False}),
         "an idle_ttl of 0": lambda: store(shop, redis, idle=0.0),
         "an absolute_ttl of 0": lambda: store(shop, redis, absolute=0.0),
         "a negative absolute_ttl": lambda: store(shop, redis, absolute=-1.0),
+        "an idle_ttl of 0.0009": lambda: store(shop, redis, idle=0.0009),
+        "an absolute_ttl of 0.0009": lambda: store(shop, redis, absolute=0.0009),
     }.items():
         try:
             with testbed.raises("ValueError"):
@@ -241,6 +247,7 @@ async def test_fields_are_kept(testbed: Testbed) -> None:
         assert told is True, f"the session is there, and update({brief(fields)}) says {told!r}"
 
     await changed({"theme": "dark", "größe": "42 €", "note": ""})
+    await expiring(redis, 601.0)
     await changed({"theme": "light", "cart": '{"shoe": 2}\r\n', "a:b": "*"})
     await changed({})
     kept = {"theme": "light", "größe": "42 €", "note": "", "cart": '{"shoe": 2}\r\n', "a:b": "*"}
@@ -321,6 +328,25 @@ async def test_users_do_not_meet(testbed: Testbed) -> None:
         await gone(sessions, other.id, f"the sessions of {user_id!r} were revoked")
         await opened(sessions, ann.id, f"the sessions of {user_id!r} were revoked, those of ann were not")
     assert await redis.truth.get("cart:ann") == b"3 shoes", "something that is not the store's was changed"
+
+
+async def test_all_of_many(testbed: Testbed) -> None:
+    """Of 150 sessions of one user the list shows all, and `revoke_all` ends all.
+
+    Look: how many your code reads at a time, and what it does about the rest.
+    """
+    redis = await testbed.redis()
+    sessions = await store(await testbed.process("shop-1"), redis)
+    made = [await sessions.create(ANN) for _ in range(150)]
+
+    shown = await listed(sessions)
+    ended = await sessions.revoke_all(ANN)
+
+    missing = {one.handle for one in made} - set(shown)
+    assert not missing, f"ann has 150 sessions, of 1,000 that she may have, and list lacks {len(missing)} of them"
+    assert ended == 150, f"ann had 150 sessions, of 1,000 that she may have, and revoke_all says that it ended {ended}"
+    for one in made[::10]:
+        await gone(sessions, one.id, "all of 150 sessions were revoked")
 
 
 async def test_rotating_kills_the_old_id(testbed: Testbed) -> None:
@@ -986,6 +1012,16 @@ async def test_other_ttls_do_not_change_its_end(testbed: Testbed) -> None:
     assert not await listed(calm, "eve"), "a session that could be 0.3 s old, and idle for longer, is older, and listed"
     await gone(calm, unused.id, "the session could be 0.3 s old, and idle for longer; it is older, and was never used")
     await gone(calm, short.id, "the session could be 0.3 s old and is older; it was used through a store with more")
+    for number in range(9):  # again, if a busy machine took 0.3 s for two calls
+        changed = await hasty.create(f"joe-{number}")
+        if await update(calm, changed.id, {"theme": "dark"}):
+            break
+    else:
+        raise TestbedError("this machine is too slow for two calls within 0.3 s; close what you can and check again")
+    await wait_until(testbed, answered(changed) + 0.3 + EXACT, "the session was too old")
+    await gone(
+        calm, changed.id, "the session could be 0.3 s old and is older; it was updated through a store with more"
+    )
 
     for using in (hasty.load, hasty.rotate, hasty.load):
         seen = await using(long.id)
@@ -997,6 +1033,18 @@ async def test_other_ttls_do_not_change_its_end(testbed: Testbed) -> None:
     await wait_until(testbed, answered(long) + 0.3 + EXACT, "the other store's absolute_ttl had gone by")
     seen = await opened(calm, long.id, "a session of 600 s was used through a store with an absolute_ttl of 0.3 s")
     as_promised(seen, handle=long.handle, fields={}, ends_in=60.0, what="used through its own store again, the session")
+    dark = {"theme": "dark"}
+    assert await update(hasty, long.id, dark) is True, "a session is updated through another store: False"
+    shown = (await listed(calm)).get(long.handle)
+    assert shown is not None, "a session was updated through another store, and list does not show it"
+    as_promised(
+        shown,
+        handle=long.handle,
+        fields=dark,
+        ends_in=30.0,
+        what="updated through another store, the session",
+        since=seen,
+    )
 
 
 async def test_the_list_lives_as_long_as_they(testbed: Testbed) -> None:
@@ -1158,3 +1206,69 @@ async def test_no_answer_is_no_logout(testbed: Testbed) -> None:
     await sessions.create(ANN)
     assert await sessions.revoke(bob.handle) is True, "the server is back, and a session of before cannot be revoked"
     assert await sessions.revoke_all(ANN) == 2, "the server is back, and revoke_all does not end the two sessions"
+
+    bare = await sessions.create("eve")
+    await redis.truth.config_set("min-replicas-to-write", 1)
+    for what, refused in {
+        "load": lambda: sessions.load(bare.id),
+        "update": lambda: update(sessions, bare.id, {"theme": "dark"}),
+        "rotate": lambda: sessions.rotate(bare.id),
+        "revoke": lambda: sessions.revoke(bare.id),
+        "revoke_all": lambda: sessions.revoke_all("eve"),
+    }.items():
+        try:
+            with testbed.raises("ResponseError"):
+                await refused()
+        except Broken as error:
+            raise Broken(f"{what}, with a server that refuses to write: {error}", error.witness) from error
+
+
+async def test_a_lost_answer_is_no_no(testbed: Testbed) -> None:
+    """Who gets no answer to a rotation or a revocation is not told that there was no session.
+
+    The connection breaks when the server has done what it was asked; each answer of a call is lost in turn.
+
+    Look: what a second try finds of what the first one has done.
+    """
+    redis = await testbed.redis()
+    here, there = await testbed.processes(2, "shop")
+    way = await testbed.proxy(redis)
+    shaky, sound = await store(here, way), await store(there, redis)
+    warm = await shaky.create(ANN)
+    turned = await shaky.rotate(warm.id)
+    assert isinstance(turned, Remote), "the session is there, and rotate says None"
+    await shaky.revoke(turned.id)
+    await shaky.revoke_all(ANN)
+
+    calls: dict[str, Callable[[str], Awaitable[Any]]] = {
+        "rotate": shaky.rotate,
+        "revoke": shaky.revoke,
+        "revoke_all": lambda _: shaky.revoke_all(ANN),
+    }
+    for what, call in calls.items():
+        for position in range(1, 6):
+            session = await sound.create(ANN)
+            hold = way.proxy.hold_reply(lambda _: True, skip=position - 1)
+            calling = asyncio.create_task(outcome(call(session.id)))
+            await testbed.until(
+                lambda calling=calling, hold=hold: asyncio.sleep(0, hold.arrived or calling.done()),
+                f"the server answered request {position} of {what}, or {what} ended",
+            )
+            held = bool(hold.arrived)
+            if held:
+                testbed.inject(way, Reset(ages=frozenset({Age.OPEN})))
+            hold.release()
+            told = await calling
+            await sound.revoke_all(ANN)
+            if not held:
+                if position == 1:
+                    raise Vacuous(f"{what} sent no request through the proxy: no answer could be lost")
+                break
+            if isinstance(told, Raised):
+                if "ConnectionError" not in told.bases:
+                    raise told
+                continue
+            assert told, (
+                f"the session was there, and the answer to request {position} of {what} was lost; {what} said {told}, "
+                "promised is what the client raises"
+            )

@@ -1,6 +1,7 @@
 """The grader of redis/08: what a ranking promises while it is written, grows old, and is watched."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,6 +11,7 @@ from faultline.testbed import (
     BudgetMissed,
     Call,
     LearnerProcess,
+    Named,
     Operation,
     ProxiedRedis,
     Raised,
@@ -148,6 +150,12 @@ async def test_ranks_what_was_recorded(testbed: Testbed) -> None:
             answer = rows(await ranking.around(sku, k))
             promised = expected[max(0, rank - 1 - k) : rank + k]
             assert answer == promised, f"of {expected}, around({sku!r}, {k}) is {answer}"
+    await record(testbed, ranking, ("Hat", 60), (" hat", 50), ("hat ", 40), ("hat\n", 30), ("HAT", 20))
+    alike = ranked(("Hat", 60), (" hat", 50), ("hat ", 40), ("hat\n", 30), ("HAT", 20), ("hat", 6))
+    answer = rows(await ranking.top(6))
+    assert answer == alike, f"recorded were products whose names look alike, {alike}, and top(6) is {answer}"
+    for rank, sku, _ in alike:
+        assert await ranking.rank(sku) == rank, f"{sku!r} is number {rank} of top(6), and has another rank"
     assert await ranking.rank("glove") is None, "the glove was never recorded, and has a rank"
     assert rows(await ranking.around("glove", 2)) == [], "the glove was never recorded, and has neighbours"
 
@@ -167,6 +175,8 @@ async def test_refuses_nonsense(testbed: Testbed) -> None:
         "a weight of 0": lambda: ranking.record("hat", 0),
         "a weight of -1": lambda: ranking.record("hat", -1),
         "a weight of 1.5": lambda: ranking.record("hat", 1.5),
+        "a weight of 2.0": lambda: ranking.record("hat", 2.0),
+        "a weight of '2'": lambda: ranking.record("hat", "2"),
         "a weight of 10**15 + 1": lambda: ranking.record("hat", 10**15 + 1),
         "top(0)": lambda: ranking.top(0),
         "top(-1)": lambda: ranking.top(-1),
@@ -417,6 +427,34 @@ async def test_no_answer_is_no_second_record(testbed: Testbed) -> None:
         assert found or error, "a record was made without an error, and has not counted"
 
 
+async def test_no_answer_is_no_ranking(testbed: Testbed) -> None:
+    """When the server is dead, every call raises what the client raises, also entering `changes()`.
+
+    Look: what your code makes of an error of the client; nobody is on top of a ranking that could not be read.
+    """
+    redis = await testbed.redis()
+    ranking = await trending(await testbed.process("shop-1"), redis)
+    await ranking.record("hat")
+    assert rows(await ranking.top(1)) == ranked(("hat", 1)), "the hat was recorded, and is not on top"
+
+    await redis.kill()
+    cases: dict[str, Callable[[], Awaitable[object]]] = {
+        "record": lambda: ranking.record("hat"),
+        "top": lambda: ranking.top(1),
+        "rank": lambda: ranking.rank("hat"),
+        "around": lambda: ranking.around("hat", 1),
+        "entering changes()": lambda: asyncio.wait_for(entered(ranking), 5.0),
+    }
+    for what, call in cases.items():
+        try:
+            with testbed.raises("ConnectionError"):
+                await call()
+        except TimeoutError:
+            raise Broken(f"{what}, with a dead server: after 5 s there is neither an error nor an answer") from None
+        except Broken as error:
+            raise Broken(f"{what}, with a dead server: {error}", error.witness) from error
+
+
 # -- the window --------------------------------------------------------------------------------------------------
 
 
@@ -500,6 +538,59 @@ async def bucket_number(redis: RedisServer, bucket: float) -> int:
 async def later_bucket(redis: RedisServer, bucket: float, number: int) -> bool:
     """Whether that bucket has begun."""
     return await bucket_number(redis, bucket) >= number
+
+
+async def test_a_rank_counts_nobody_who_has_left(testbed: Testbed) -> None:
+    """Whoever asks for a rank first, after records have left, is told the rank among those that count.
+
+    Look: which of your calls take out what is over; a product leaves `top`, `around` and `rank` at once.
+    """
+    redis = await testbed.redis()
+    shop = await testbed.process("shop-1")
+    for length, bucket in GROWING:
+        await redis.truth.flushall()
+        ranking = await trending(shop, redis, (length, bucket))
+        old = await record(testbed, ranking, ("hat", 5))
+        await wait_for(testbed, ended(old) + 0.6 * length, "more than half of the window had gone by")
+        new = await record(testbed, ranking, ("cap", 1))
+        await wait_for(testbed, ended(old) + length + bucket + 0.01, "the hat had left")
+        rank, gone = await ranking.rank("cap"), await ranking.rank("hat")
+        if ended(last(testbed, "rank")) >= new.start + length:
+            continue
+        assert rank == 1, (
+            f"the hat's only record is older than the window of {length:g} s and the bucket of {bucket:g} s, the cap "
+            f"is alone, and its rank is {rank}"
+        )
+        assert gone is None, f"the hat's only record has left, and its rank is {gone}"
+        return
+    raise TestbedError(TOO_SLOW)
+
+
+async def test_writers_need_no_readers(testbed: Testbed) -> None:
+    """What is over counts no more although nobody has asked for the ranking: a change tells the score that stands.
+
+    Look: which calls take out what is over, and what is left to do so when nobody looks.
+    """
+    window = (1.0, 0.2)
+    redis = await testbed.redis()
+    shop, page = await testbed.processes(2, "shop")
+    writer, reader = await trending(shop, redis, window), await trending(page, redis, window)
+    block, changes = await entered(reader)
+
+    old = await record(testbed, writer, ("hat", 100))
+    over = ended(old) + sum(window) + 0.01
+    while testbed.history.now() < over:  # or all would be forgotten with the last key, in silence
+        await record(testbed, writer, ("evergreen", 1))
+        await wait_for(testbed, min(over, testbed.history.now() + 0.2), "some of the window had gone by")
+    await record(testbed, writer, ("hat", 1))
+    heard = ("", 0)
+    while heard[0] != "hat" or heard[1] == 100:
+        heard = await following(testbed, changes, "the hat was recorded twice")
+    assert heard == ("hat", 1), (
+        f"100 of the hat are older than window and bucket together, then it was recorded with 1; meanwhile there were "
+        f"only records, and its change says {heard[1]}"
+    )
+    await left(block)
 
 
 async def test_clocks_do_not_matter(testbed: Testbed) -> None:
@@ -903,7 +994,7 @@ async def test_leaving_ends_it_cleanly(testbed: Testbed) -> None:
     writer, reader = await trending(shop, redis), await trending(page, redis)
     await writer.record("hat")
     await reader.rank("hat")
-    before = len(await redis.truth.client_list())
+    before, tasks = len(await redis.truth.client_list()), await page.tasks()
 
     for number in range(15):
         block, changes = await entered(reader)
@@ -914,6 +1005,10 @@ async def test_leaving_ends_it_cleanly(testbed: Testbed) -> None:
         assert not await block.__aexit__(None, None, None), "`__aexit__` must not swallow the block's exception"
         with testbed.raises("StopAsyncIteration"):
             await changes.__anext__()
+    await settled(testbed, redis, before + 4)
+    block, _ = await entered(reader)
+    with contextlib.suppress(Raised):  # it may raise the exception itself
+        assert not await block.__aexit__(Named("ValueError"), None, None), "`__aexit__` has swallowed a ValueError"
     await settled(testbed, redis, before + 4)
 
     block, changes = await entered(reader)
@@ -931,6 +1026,11 @@ async def test_leaving_ends_it_cleanly(testbed: Testbed) -> None:
     await asyncio.gather(*(reader.record("cap") for _ in range(50)))
     answer = rows(await reader.top(1))
     assert answer == ranked(("cap", 50)), f"after all have left, 50 records were made, and top(1) is {answer}"
+    end = testbed.history.now() + 2.0 * testbed.patience
+    while more := [task for task in await page.tasks() if task not in tasks]:
+        if testbed.history.now() > end:
+            raise Broken(f"all blocks were left, and {len(more)} tasks run that did not before: {', '.join(more[:3])}")
+        await asyncio.sleep(0.005)
 
 
 async def ending(waiting: Call) -> str:
@@ -952,7 +1052,7 @@ async def settled(testbed: Testbed, redis: RedisServer, most: int) -> None:
             return
         if testbed.history.now() > end:
             raise Broken(
-                f"16 blocks of `changes()` were entered and left, one after the other, and {len(clients)} connections "
-                f"are there, more than the {most} that may be; {listening} subscriptions are still open"
+                f"blocks of `changes()` were entered and left, one after the other, and {len(clients)} connections "
+                f"are there, of {most} that may be, and {listening} subscriptions are still open"
             )
         await asyncio.sleep(0.005)

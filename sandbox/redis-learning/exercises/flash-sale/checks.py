@@ -189,12 +189,12 @@ async def serve(testbed: Testbed, sale: Remote, *buyers: str, when: str = "") ->
         await asyncio.sleep(0.005)
 
 
-async def perhaps(work: Awaitable[Any]) -> Any:
-    """What it gives, if nothing comes in between: the server or the provider may be gone."""
+async def perhaps(work: Awaitable[Any], *also: str) -> Any:
+    """What it gives, if nothing comes in between: the server or the provider may be gone, or raise `also` that."""
     try:
         return await work
     except Raised as error:
-        if {"ConnectionError", "TimeoutError", "RedisError"} & set(error.bases):
+        if {"ConnectionError", "TimeoutError", "RedisError", *also} & set(error.bases):
             return error
         raise
 
@@ -322,6 +322,33 @@ async def test_sold_means_recorded(testbed: Testbed) -> None:
     assert await working is True
     await stands(yours, ann="sold", bob="sold out")
     books.show(["ann"], of=1)
+
+
+async def test_what_is_final_stays(testbed: Testbed) -> None:
+    """Sold, declined and sold out are told for ever, and a place stays: also when all has expired that expires.
+
+    Every key that would be gone within a year is deleted: that is how Redis looks after that year.
+
+    Look: what you have given an expiry, and whether a status is made of it.
+    """
+    redis, books = await testbed.redis(), Books(testbed, declining=frozenset({"ann"}))
+    sale = await at(await testbed.process("till-1"), redis, books, units=1)
+    await line(sale, "ann", "bob", "cyd")
+    await serve(testbed, sale, "ann", "bob", "cyd")
+    final = {"ann": "declined", "bob": "sold", "cyd": "sold out"}
+    await stands(sale, **final)
+
+    expiring = [key for key in await redis.truth.keys() if 0 <= await redis.truth.pttl(key) < 365 * 86_400 * 1000]
+    for key in expiring:
+        testbed.history.note("network", f"{key!r} expires")
+        await redis.truth.delete(key)
+
+    when = f"the sale is over, and {len(expiring)} keys have expired"
+    await stands(sale, when, **final)
+    places = [await sale.join(buyer) for buyer in ("ann", "bob", "cyd", "dan")]
+    assert places == [1, 2, 3, 4], f"{when}; ann, bob, cyd and then dan were told the places {places}"
+    assert await works(sale) is False, f"{when}; and work said that it has served somebody"
+    books.show(["bob"], of=1, when=when)
 
 
 async def test_sales_do_not_meet(testbed: Testbed) -> None:
@@ -619,6 +646,38 @@ async def begun(sale: Remote, books: Books) -> "asyncio.Task[bool]":
     return turn
 
 
+async def test_every_dead_workers_buyer_is_taken_up(testbed: Testbed) -> None:
+    """Two workers die with a buyer each; when both leases have run out, two others take up one each, at once.
+
+    Look: what becomes of the second buyer whose lease is over, when one is taken up.
+    """
+    redis, books = await testbed.redis(), Books(testbed)
+    doomed, alive = await testbed.processes(2, "till")
+    lease = 0.5
+    theirs, ours = [await at(till, redis, books, units=2, lease=lease) for till in (doomed, alive)]
+    await line(theirs, "ann", "bob")
+    books.charging.hold()
+    dying = [asyncio.create_task(works(theirs)) for _ in range(2)]
+    await books.charging.called(2)
+    over = testbed.history.now() + lease + 0.05
+    await doomed.kill()
+    if not all(isinstance(one, ProcessDied) for one in await asyncio.gather(*dying, return_exceptions=True)):
+        raise Vacuous("the workers were to die in the middle of their work")
+    await testbed.until(lambda: asyncio.sleep(0, testbed.history.now() >= over), "both leases had run out")
+
+    turns = [await begun(ours, books) for _ in range(2)]
+    idle = [number for number, turn in enumerate(turns, start=1) if turn.done() and not await turn]
+    assert not idle, (
+        f"the leases of ann and bob, whose workers are dead, have run out; of two turns of work, no. {idle[0]} found "
+        "nobody to take up"
+    )
+    books.charging.release()
+    await asyncio.gather(*turns)
+    await serve(testbed, ours, "ann", "bob")
+    await stands(ours, ann="sold", bob="sold")
+    books.show(["ann", "bob"], of=2)
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """An answer that does not come, so many times."""
@@ -639,6 +698,7 @@ LOSSES = (
     Lost("charge", "before", ConnectionError),
     Lost("charge", "after", ConnectionError, times=6),
     Lost("charge", "after", TimeoutError),
+    Lost("charge", "after", RuntimeError),
     Lost("record", "before", ConnectionError),
     Lost("record", "after", TimeoutError, times=6),
 )
@@ -670,7 +730,7 @@ async def test_a_lost_answer_is_no_answer(testbed: Testbed) -> None:
 async def taken_up(testbed: Testbed, sale: Remote, *, when: str) -> Any:
     """What comes of the next turn that finds somebody; before that a lease may have to run out."""
     began, within = testbed.history.now(), 2.0 * testbed.patience
-    while (said := await perhaps(works(sale))) is False:
+    while (said := await perhaps(works(sale), "RuntimeError")) is False:
         if (took := testbed.history.now() - began) > within:
             seen = f"{when}: ann still waits after {took:.1f} s, and work finds nobody to take up"
             raise BudgetMissed(seen, promise="the buyer was taken up again", took=took)
@@ -893,6 +953,31 @@ async def test_redis_may_die_at_any_request(testbed: Testbed) -> None:
         await serve(testbed, yours, "ann", "bob", when=when)
         books.show(["ann"], of=1, when=when)
         await stands(yours, when, ann="sold", bob="sold out")
+
+
+async def test_a_dead_redis_says_nothing(testbed: Testbed) -> None:
+    """While Redis is dead, `join`, `status` and `work` raise what the client raises, and nobody is told anything else.
+
+    Look: what your code makes of an error of the client.
+    """
+    redis, books = await testbed.redis(), Books(testbed)
+    sale = await at(await testbed.process("till-1"), redis, books, units=1)
+    await line(sale, "ann", "bob")
+    await works(sale)
+    await stands(sale, ann="sold", bob="sold out")
+
+    await redis.kill()
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "join": lambda: sale.join("cyd"),
+        "status": lambda: sale.status("ann"),
+        "work": lambda: works(sale),
+    }
+    for what, call in calls.items():
+        try:
+            with testbed.raises("ConnectionError"):
+                await call()
+        except Broken as error:
+            raise Broken(f"{what}, with a dead Redis: {error}", error.witness) from error
 
 
 # -- the sale ----------------------------------------------------------------------------------------------------

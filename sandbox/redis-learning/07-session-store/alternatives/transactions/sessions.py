@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import WatchError
+from redis.exceptions import RedisError, WatchError
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class SessionStore:
             async with self.redis.pipeline() as transaction:
                 try:
                     return await attempt(transaction)
-                except WatchError:
-                    continue
+                except WatchError as error:
+                    if isinstance(error.__context__, RedisError):  # what it says of a broken connection, too
+                        raise error.__context__ from None
 
     async def create(self, user_id: str) -> Session:
         """A new session, without fields."""
