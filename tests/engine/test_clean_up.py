@@ -60,7 +60,7 @@ def of_runs(root: Path) -> list[psutil.Process]:
     """Every process that has to do with this clone's runs: by its folder, its environment or its command."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 words = [process.cwd(), *process.cmdline(), *process.environ().values()]
                 if any(str(root) in word for word in words):

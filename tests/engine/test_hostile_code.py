@@ -192,7 +192,7 @@ def marked(root: Path) -> set[int]:
         try:
             words = [process.cwd(), *process.environ().values()]
             ours = process.status() != psutil.STATUS_ZOMBIE and any(str(root) in word for word in words)
-        except psutil.Error:
+        except (psutil.Error, OSError):  # ended meanwhile, or where it is has too long a name
             continue
         if ours and process.pid != os.getpid():
             pids.add(process.pid)
