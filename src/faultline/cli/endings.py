@@ -47,7 +47,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
                 loop.call_soon_threadsafe(cancel)
 
         wanted = loop.create_task(main)
-        as_it_is = (signal.SIG_IGN, signal.SIG_DFL, None)  # ignored, or not a program of ours that hears it
+        as_it_is = (signal.SIG_IGN, signal.SIG_DFL, None)  # ignored, left to the kernel, or heard by C
         before = {number: now for number in ENDINGS if (now := signal.getsignal(number)) not in as_it_is}
         for number in before:
             signal.signal(number, ask)
