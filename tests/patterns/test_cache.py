@@ -247,7 +247,7 @@ async def test_a_lease_whose_answer_got_lost_is_used_all_the_same(
     """Otherwise it would keep others waiting until it expires."""
     proxy = await servers.proxy(server)
     database = Database()
-    cache = CacheAside(servers.client(proxy, timeout=5.0), database.load, patience=0.3)
+    cache = CacheAside(servers.client(proxy, timeout=5.0), database.load, lease=30.0, patience=2.0)
     await cache.get("shoe")
     lost = proxy.hold_reply(lambda args: args[0] == b"EVALSHA")
 
